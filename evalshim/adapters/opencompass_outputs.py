@@ -1,0 +1,184 @@
+"""What OpenCompass wrote for a cell, as metrics and samples.
+
+Metrics come from `results/<model>/<set>.json`, which has all of them, and the
+averages over subsets from the summary, the only place where upstream writes
+them. Written for 0.5.4.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalshim.errors import ResultsError
+from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, slug
+
+# DefaultSummarizer's order of importance, and what it leaves out.
+_FIRST = (
+    "score", "auc_score", "accuracy", "humaneval_pass@1", "rouge1", "avg_toxicity_score",
+    "bleurt_diff", "matthews_correlation", "truth", "f1", "exact_match", "extract_rate",
+)  # fmt: skip
+_NO_METRIC = ("bp", "sys_len", "ref_len", "type")
+
+# An option of a multiple-choice prompt: "A. text" or "A) text", one a line.
+_OPTION = re.compile(r"^\(?([A-Z])[.):] *(.+)$", re.MULTILINE)
+
+
+def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:
+    """The outcome of a cell whose worker said `finished`.
+
+    Raises:
+        ResultsError: A file that upstream wrote is unreadable.
+    """
+    results = {abbr: _json(path) for abbr, path in finished["results"].items()}
+    predictions = {abbr: _json(path) for abbr, path in finished["predictions"].items()}
+    samples = tuple(
+        sample
+        for abbr, answers in predictions.items()
+        for sample in _samples(cell, abbr, answers, results.get(abbr, {}), run_dir)
+    )
+    n = len(samples)
+    if spec.mode == "infer":
+        return CellOutcome("infer_only", finished["error"], (), samples, n, 0)
+    single = len(finished["predictions"]) == 1
+    metrics = [
+        m
+        for abbr, values in results.items()
+        for m in _metrics("overall" if single else abbr, values, finished["results"][abbr])
+    ]
+    groups = list(_groups(cell, finished))
+    if groups:
+        metrics = [*groups, *metrics]
+    metrics = _with_one_primary(metrics)
+    missing = [abbr for abbr in predictions if not _numbers(results.get(abbr, {}))]
+    error = finished["error"]
+    if missing and not error:
+        error = f"upstream reported no metric for {', '.join(missing)}"
+        reasons = [str(results[m]["error"]) for m in missing if "error" in results.get(m, {})]
+        error = ": ".join([error, *reasons[:1]])
+    scorer = "rule:" + next((m.name for m in metrics if m.is_primary), "")
+    status: CellStatus = "failed" if error or not metrics else "scored"
+    return CellOutcome(status, error, tuple(metrics), samples, n, 0, scorer if metrics else "")
+
+
+def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metric]:
+    ordered = sorted(
+        _numbers(values), key=lambda m: _FIRST.index(m) if m in _FIRST else len(_FIRST)
+    )
+    for position, name in enumerate(ordered):
+        yield Metric(subset, name, values[name], "percent", position == 0, Path(path))
+
+
+def _numbers(values: Mapping[str, Any]) -> list[str]:
+    return [
+        name
+        for name, value in values.items()
+        if name not in _NO_METRIC
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ]
+
+
+def _groups(cell: Cell, finished: Mapping[str, Any]) -> Iterable[Metric]:
+    summary = finished["files"].get("summary")
+    if not finished["groups"] or not summary:
+        return
+    # The group that spans the whole set bears the name of its module, as in `mmlu`.
+    whole = {target.rpartition(":")[0].rpartition(".")[2] for target in cell.dataset.summary_groups}
+    with Path(summary).open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            value = line.get(_abbr(cell), "-")
+            if line["dataset"] in finished["groups"] and value not in ("-", None):
+                overall = line["dataset"] in whole
+                subset = "overall" if overall else line["dataset"]
+                yield Metric(
+                    subset, line["metric"], float(value), "percent", overall, Path(summary)
+                )
+
+
+def _with_one_primary(metrics: list[Metric]) -> list[Metric]:
+    first = next((m for m in metrics if m.is_primary), None)
+    return [Metric(m.subset, m.name, m.value, m.unit, m is first, m.source_file) for m in metrics]
+
+
+def _samples(
+    cell: Cell, abbr: str, answers: Mapping[str, Any], result: Mapping[str, Any], run_dir: Path
+) -> Iterable[Sample]:
+    details = result.get("details", {})
+    equal = _counts_equality(result)
+    for index, answer in answers.items():
+        prompt = _last_prompt(answer.get("origin_prompt"))
+        found = details[int(index)] if isinstance(details, list) else details.get(index, {})
+        yield Sample(
+            run_id=run_dir.name,
+            backend=cell.dataset.backend,
+            model=cell.model.name,
+            dataset=cell.dataset.name,
+            subset=abbr,
+            index=index,
+            question=prompt,
+            options=dict(_OPTION.findall(prompt)),
+            answer=_text(answer.get("gold", found.get("answer", ""))),
+            prediction=_text(answer.get("prediction", "")),
+            correct=_verdict(found, equal),
+        )
+
+
+def _last_prompt(prompt: Any) -> str:
+    if isinstance(prompt, list) and prompt:
+        last = prompt[-1]
+        return (
+            str(last.get("prompt", last.get("content", "")))
+            if isinstance(last, dict)
+            else str(last)
+        )
+    return str(prompt or "")
+
+
+def _verdict(found: Any, equal: bool) -> bool | None:
+    if not isinstance(found, dict):
+        return None
+    if "correct" in found:
+        correct = found["correct"]
+        return bool(correct[0] if isinstance(correct, list) and correct else correct)
+    return _is_equal(found) if equal else None
+
+
+def _counts_equality(result: Mapping[str, Any]) -> bool:
+    """Whether upstream's accuracy is the share of predictions that equal their reference.
+
+    AccEvaluator and its like give no verdict on a single sample (0.5.4); where that
+    share is the number they report, equality is what they counted.
+    """
+    details = result.get("details")
+    if not isinstance(details, dict) or not isinstance(result.get("accuracy"), (int, float)):
+        return False
+    found = [d for d in details.values() if isinstance(d, dict)]
+    if not found or not all({"predictions", "references"} <= d.keys() for d in found):
+        return False
+    share = 100 * sum(map(_is_equal, found)) / len(found)
+    return abs(share - float(result["accuracy"])) < 1e-6
+
+
+def _is_equal(found: Mapping[str, Any]) -> bool:
+    return str(found["predictions"]) == str(found["references"])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read {path}", str(error)) from error
+
+
+def _abbr(cell: Cell) -> str:
+    # DefaultSummarizer keeps its CSV free of quotes this way.
+    return slug(cell.model.name).replace(",", " ")

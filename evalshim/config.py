@@ -1,0 +1,377 @@
+"""A configuration, wherever it comes from, becomes one `RunSpec`.
+
+Everything that a user wrote is checked here, once; behind it the types are
+right. Reads configuration files and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from evalshim import registry
+from evalshim.errors import ConfigError
+from evalshim.spec import EXACT_MATCHING, DatasetSpec, Mode, ModelSpec, RunSpec, slug
+
+FORMATS = ("mcq",)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON configuration file.
+
+    Raises:
+        ConfigError: Missing, unreadable, empty, malformed, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no such configuration: {path}", "", "`shim run --help` shows how to run without one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"not YAML: {path}", _yaml_problem(error), "mend that place in the file"
+        ) from error
+    if raw is None:
+        raise ConfigError(f"empty configuration: {path}", "", "it needs `models` and `datasets`")
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"not a configuration: {path}",
+            f"the file holds a {type(raw).__name__}, not keys with values",
+            "it needs `models: [...]` and `datasets: [...]`",
+        )
+    return raw
+
+
+def override(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """`raw` with `a.b.0.c=value` assignments carried out; values are YAML.
+
+    Raises:
+        ConfigError: An assignment is malformed or leads through something that is not there.
+    """
+    result: dict[str, Any] = _copy(dict(raw))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: not KEY=VALUE", "", "e.g. --set limit=20")
+        _assign(result, key.split("."), value(text, f"--set {assignment}"), assignment)
+    return result
+
+
+def value(text: str, where: str) -> Any:
+    """What `text` on the command line means: YAML, and a slice as it stands.
+
+    Raises:
+        ConfigError: It is not YAML.
+    """
+    if re.fullmatch(r"\[\d*:\d*\]", text.strip()):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: the value is not YAML", _yaml_problem(error)) from error
+
+
+def with_endpoint(models: Any, name: str | None, api_base: str | None) -> list[Any]:
+    """`models` of a configuration with `--model` and `--api-base` put in.
+
+    A name takes the place of all models; an address alone, that of every model's.
+    """
+    if name:
+        known = [m for m in models or [] if isinstance(m, dict) and m.get("name") == name]
+        models = known or [{"name": name}]
+    elif not isinstance(models, list):
+        return [{"name": "auto", "api_base": api_base}]
+    if api_base is None:
+        return list(models)
+    return [{**m, "api_base": api_base} if isinstance(m, dict) else m for m in models]
+
+
+def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
+    """The `RunSpec` that a mapping of our own dialect asks for.
+
+    Args:
+        raw: The configuration.
+        beside: Folder in which relative data paths are looked for before the
+            working directory: that of the configuration file.
+
+    Raises:
+        ConfigError: Anything is missing, unknown, or of the wrong type or range.
+    """
+    _no_unknown(raw, _RUN_KEYS, "the configuration")
+    models = tuple(_model(m, i) for i, m in enumerate(_list(raw, "models", _NO_MODELS)))
+    _distinct("model", [m.name for m in models])
+    found = _list(raw, "datasets", _NO_DATASETS)
+    datasets = tuple(_dataset(d, i, beside) for i, d in enumerate(found))
+    _distinct("dataset", [d.name for d in datasets])
+    known = {key: read(raw[key], key) for key, read in _RUN_KEYS.items() if key in raw and read}
+    return RunSpec(models=models, datasets=datasets, **known)
+
+
+def plain(spec: RunSpec) -> dict[str, Any]:
+    """`spec` as a mapping of our own dialect, without any key: what config.yaml holds."""
+    models = []
+    for m in spec.models:
+        given = {key: getattr(m, key) for key in _MODEL_KEYS if key != "key"}
+        models.append({key: value for key, value in given.items() if value not in (None, {})})
+    datasets: list[Any] = []
+    for d in spec.datasets:
+        registered = registry.entries().get(d.name)
+        if d == registered:
+            datasets.append(d.name)
+        else:
+            own = {"name": d.name, "backend": d.backend, "path": d.path and str(d.path)}
+            if d.target != d.name:
+                own["dataset"] = d.target
+            datasets.append({**own, **({"format": d.format} if d.format else {})})
+    rest = {key: getattr(spec, key) for key, read in _RUN_KEYS.items() if read}
+    rest["work_dir"] = str(spec.work_dir)
+    kept = {key: value for key, value in rest.items() if value is not None}
+    return {"models": models, "datasets": datasets, **kept}
+
+
+# Readers: each takes what was written and where, gives the value or raises ConfigError.
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(where, value, "a non-empty string")
+    return value
+
+
+def _number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
+    def read(value: Any, where: str) -> float | int:
+        kind = "a whole number" if whole else "a number"
+        good = isinstance(value, int) or (isinstance(value, float) and not whole)
+        if isinstance(value, bool) or not good or not math.isfinite(value) or value < low:
+            raise _wrong(where, value, f"{kind} of at least {low:g}")
+        return value  # type: ignore[no-any-return]
+
+    return read
+
+
+def _choice(*allowed: str) -> Callable[[Any, str], str]:
+    def read(value: Any, where: str) -> str:
+        if value not in allowed:
+            hint = registry.did_you_mean(value, allowed) if isinstance(value, str) else ""
+            raise _wrong(where, value, f"one of {', '.join(allowed)}", hint)
+        return str(value)
+
+    return read
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(where, value, "a mapping")
+    return value
+
+
+def _img_size(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+        raise _wrong(where, value, "a number of pixels, or -1 to keep the size")
+    return int(value)
+
+
+def _limit(value: Any, where: str) -> int | float | str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := re.fullmatch(r"\[(\d*):(\d*)\]", value.strip())):
+        start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
+        if stop is None or stop > start:
+            return value.strip()
+    if isinstance(value, float) and value >= 1 and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise _wrong(
+        where, value, "a count of at least 1 (20), a fraction below 1 (0.1), or a slice ('[10:20]')"
+    )
+
+
+def _api_base(value: Any, where: str) -> str:
+    base = _text(value, where).strip().rstrip("/")
+    base = base.removesuffix("/chat/completions").rstrip("/")
+    if not re.match(r"https?://[^/]", base):
+        raise _wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
+    return base
+
+
+_RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
+    "models": None,
+    "datasets": None,
+    "judge": _choice(EXACT_MATCHING),
+    "limit": _limit,
+    "concurrency": _number(1, whole=True),
+    "mode": _choice(*get_args(Mode)),
+    "work_dir": lambda value, where: Path(_text(value, where)).expanduser().absolute(),
+    "fail_on": _number(0),
+    "python": _text,
+}
+
+_MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
+    "name": _text,
+    "api_base": _api_base,
+    "model": _text,
+    "key_env": _text,
+    "key": _text,
+    "temperature": _number(0),
+    "max_tokens": _number(1, whole=True),
+    "top_p": _number(0),
+    "seed": _number(0, whole=True),
+    "retry": _number(1, whole=True),
+    "timeout": _number(1),
+    "img_size": _img_size,
+    "img_detail": _choice("low", "high"),
+    "system_prompt": _text,
+    "extra_body": _mapping,
+    "concurrency": _number(1, whole=True),
+}
+
+_DATASET_KEYS = ("name", "path", "format", "backend", "dataset")
+_NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
+_NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
+
+
+def _model(raw: Any, position: int) -> ModelSpec:
+    where = f"models[{position}]"
+    if not isinstance(raw, dict):
+        raise _wrong(where, raw, "a mapping with `name` and `api_base`")
+    _no_unknown(raw, _MODEL_KEYS, where)
+    values = {
+        key: read(raw[key], f"{where}.{key}") for key, read in _MODEL_KEYS.items() if key in raw
+    }
+    for key in ("name", "api_base"):
+        if key not in values:
+            raise ConfigError(f"{where}: no `{key}`", "", _NO_MODELS)
+    values.setdefault("model", values["name"])
+    if "key" in values and "key_env" in values:
+        raise ConfigError(f"{where}: both `key` and `key_env`", "", "keep `key_env`")
+    key_env = values.get("key_env")
+    if key_env and not os.environ.get(key_env):
+        raise ConfigError(
+            f"{where}.key_env: {key_env} is not set",
+            "the key is read from it",
+            f"export {key_env}=...",
+        )
+    return ModelSpec(**values)
+
+
+def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
+    where = f"datasets[{position}]"
+    if isinstance(raw, str):
+        return registry.resolve(raw)
+    if not isinstance(raw, dict):
+        raise _wrong(where, raw, "a name, or a mapping with `name` and `path`")
+    _no_unknown(raw, _DATASET_KEYS, where)
+    if "name" not in raw:
+        raise ConfigError(f"{where}: no `name`", "", "e.g. {name: pets, path: data/pets.tsv}")
+    name = _text(raw["name"], f"{where}.name")
+    backend: Any = raw.get("backend")
+    if backend is not None:
+        _choice(*registry.BACKENDS)(backend, f"{where}.backend")
+    if "path" not in raw:
+        found = registry.resolve(_text(raw.get("dataset", name), f"{where}.dataset"), backend)
+        return replace(found, name=name)
+    path = _data_path(_text(raw["path"], f"{where}.path"), f"{where}.path", beside)
+    if "dataset" in raw or name in registry.entries():
+        base = registry.resolve(_text(raw.get("dataset", name), f"{where}.dataset"), backend)
+        if base.backend == "opencompass":
+            return replace(base, name=name, path=path)
+    if slug(name) != name:
+        raise ConfigError(
+            f"{where}.name: {name!r} cannot name a file",
+            "upstream names its result files after the dataset",
+            f"e.g. {slug(name)}",
+        )
+    kind = _choice(*FORMATS)(raw.get("format", FORMATS[0]), f"{where}.format")
+    return DatasetSpec(name=name, backend="vlmeval", target=name, path=path, format=kind)
+
+
+def _data_path(text: str, where: str, beside: Path | None) -> Path:
+    written = Path(text).expanduser()
+    places = [folder / written for folder in (beside, Path.cwd()) if folder]
+    for place in places:
+        if place.exists():
+            return place.resolve()
+    looked = "\n".join(dict.fromkeys(str(p.absolute()) for p in places))
+    raise ConfigError(
+        f"{where}: no such file: {text}", f"looked for:\n{looked}", "correct the path"
+    )
+
+
+def _list(raw: Mapping[str, Any], key: str, example: str) -> list[Any]:
+    value = raw.get(key)
+    if value is None or value == []:
+        raise ConfigError(f"no {key}", f"`{key}` is missing or empty", example)
+    if not isinstance(value, list):
+        raise _wrong(key, value, "a list", example)
+    return value
+
+
+def _distinct(kind: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two {kind}s are named {name}",
+                "names tell the rows of the result table apart",
+                "give each a `name` of its own",
+            )
+
+
+def _no_unknown(
+    raw: Mapping[Any, Any], known: Sequence[str] | Mapping[str, Any], where: str
+) -> None:
+    for key in raw:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key in {where}: {key}",
+                "",
+                registry.did_you_mean(str(key), known) + f"known: {', '.join(known)}",
+            )
+
+
+def _wrong(where: str, value: Any, wanted: str, hint: str = "") -> ConfigError:
+    shown = repr(value)
+    return ConfigError(
+        f"{where}: {shown[:60]}{'...' if len(shown) > 60 else ''}", f"it must be {wanted}", hint
+    )
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _assign(target: Any, keys: Sequence[str], value: Any, assignment: str) -> None:
+    for step, key in enumerate(keys):
+        index: Any = key
+        if isinstance(target, list):
+            index = int(key) if key.isdigit() else len(target)
+        if isinstance(target, list) and index >= len(target):
+            raise ConfigError(f"--set {assignment}: no item {key}", f"the list has {len(target)}")
+        if not isinstance(target, (dict, list)):
+            raise ConfigError(f"--set {assignment}: {'.'.join(keys[:step])} has no keys")
+        if step == len(keys) - 1:
+            target[index] = value
+        else:
+            target = target.setdefault(index, {}) if isinstance(target, dict) else target[index]

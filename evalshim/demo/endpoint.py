@@ -1,0 +1,296 @@
+"""The demo endpoint: OpenAI's chat completions over HTTP, answered by `answers`.
+
+It must stay honest and light: standard library only at import, nothing written
+to stderr while it serves, no authentication, no streaming, no state between
+two requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+from typing import Any
+
+from evalshim.demo import answers
+
+MODEL_ID = "evalshim-demo"
+
+_HOST = "127.0.0.1"
+
+
+class _BadRequest(Exception):
+    """A request that gets an error in OpenAI's form instead of a completion."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Endpoint:
+    """The demo endpoint on 127.0.0.1, served from a background thread.
+
+    Args:
+        port: the port to listen on; 0 takes a free one.
+        latency: seconds slept before each completion.
+        on_request: called for every POST, before it is answered, with `path`,
+            `headers` (a plain dict) and `body` (the parsed JSON, or None);
+            it runs in the request's thread, so several calls may overlap.
+        answer: what turns the messages of a request into the reply.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        latency: float = 0.0,
+        on_request: Callable[[dict[str, Any]], None] | None = None,
+        answer: Callable[[list[dict[str, Any]]], str] = answers.answer,
+    ) -> None:
+        self.latency = latency
+        self.on_request = on_request
+        self.answer = answer
+        self.stopping = threading.Event()
+        self._port = port
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The API base, such as `http://127.0.0.1:8000/v1`; the port is known once started."""
+        return f"http://{_HOST}:{self._port}/v1"
+
+    def start(self) -> None:
+        """Listen and serve; a port in use raises the OSError of the socket."""
+        if self._server is not None:
+            return
+        self.stopping.clear()
+        self._server = _Server(self, self._port)
+        self._port = self._server.server_address[1]
+        self._thread = threading.Thread(
+            # A short poll, since stop() waits for one of them.
+            target=self._server.serve_forever,
+            args=(0.05,),
+            name="demo-endpoint",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving, drop the open connections and free the port, within a second."""
+        if self._server is None or self._thread is None:
+            return
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.drop_connections(timeout=0.8)
+        self._thread.join()
+        self._server = self._thread = None
+
+    def __enter__(self) -> Endpoint:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def serve(port: int) -> None:
+    """Serve on `port` in the foreground until Ctrl-C or SIGTERM."""
+    done = threading.Event()
+
+    def on_sigterm(signum: int, frame: FrameType | None) -> None:
+        done.set()
+
+    with Endpoint(port) as endpoint:
+        before = signal.signal(signal.SIGTERM, on_sigterm)
+        sys.stderr.write(f"{endpoint.url} serves {MODEL_ID}: a rule-based program, not a model\n")
+        sys.stderr.flush()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                done.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Server(ThreadingHTTPServer):
+    """An HTTP server that knows its connections, so that it can end them."""
+
+    daemon_threads = True
+    # Evaluations open hundreds of connections at once; the default backlog is 5.
+    request_queue_size = 1024
+    # A port in use must be an error, not a second listener.
+    allow_reuse_port = False
+
+    def __init__(self, endpoint: Endpoint, port: int) -> None:
+        self.endpoint = endpoint
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._lock = threading.Lock()
+        super().__init__((_HOST, port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own looks the host name up, which can take seconds.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = _HOST, self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
+        with self._lock:
+            self._open[request] = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def drop_connections(self, timeout: float) -> None:
+        """Close what clients keep alive and wait, `timeout` seconds in all, for its threads."""
+        with self._lock:
+            connections = list(self._open.items())
+        for connection, _ in connections:
+            with contextlib.suppress(OSError):  # the client was faster
+                connection.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + timeout
+        for _, thread in connections:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that went away is its own business.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = MODEL_ID
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave in one packet
+    server: _Server
+
+    def do_GET(self) -> None:
+        if self._path() == "/v1/models":
+            model = {"id": MODEL_ID, "object": "model", "created": 0, "owned_by": "evalshim"}
+            self._reply(200, {"object": "list", "data": [model]})
+        else:
+            self._reply_error(self._no_such_path())
+
+    def do_POST(self) -> None:
+        try:
+            self._reply(200, self._complete(self._read()))
+        except _BadRequest as error:
+            self._reply_error(error)
+
+    def _complete(self, raw: bytes) -> dict[str, Any]:
+        endpoint = self.server.endpoint
+        body = _parse(raw)
+        try:
+            if endpoint.on_request is not None:
+                headers = dict(self.headers.items())
+                endpoint.on_request({"path": self.path, "headers": headers, "body": body})
+            if self._path() != "/v1/chat/completions":
+                raise self._no_such_path()
+            messages = _messages(body)
+            if endpoint.latency:
+                endpoint.stopping.wait(endpoint.latency)
+            return _completion(messages, endpoint.answer(messages))
+        except _BadRequest:
+            raise
+        except Exception as error:
+            message = f"the demo failed to answer: {type(error).__name__}: {error}"
+            raise _BadRequest(500, message, "internal_error") from error
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: stderr belongs to the command that started the endpoint."""
+
+    def _path(self) -> str:
+        return self.path.partition("?")[0].rstrip("/")
+
+    def _no_such_path(self) -> _BadRequest:
+        known = "GET /v1/models and POST /v1/chat/completions"
+        message = f"no such path: {self.command} {self.path}; this endpoint has {known}"
+        return _BadRequest(404, message, "not_found")
+
+    def _read(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            self.close_connection = True  # where the body ends is unknown
+            raise _BadRequest(411, "the request needs a Content-Length", "length_required")
+        return self.rfile.read(int(length))
+
+    def _reply_error(self, error: _BadRequest) -> None:
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
+        detail = {"message": str(error), "type": kind, "code": error.code}
+        self._reply(error.status, {"error": detail})
+
+    def _reply(self, status: int, document: dict[str, Any]) -> None:
+        payload = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+
+def _parse(raw: bytes) -> Any:
+    """The JSON of a body, or None where it is not JSON."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _messages(body: Any) -> list[dict[str, Any]]:
+    """The messages of a request body, once it is known to be one that can be answered."""
+    if not isinstance(body, dict):
+        raise _BadRequest(400, "the body is not a JSON object", "invalid_json")
+    model = body.get("model")
+    if not isinstance(model, str):
+        raise _BadRequest(400, "`model` is missing or not a string", "invalid_model")
+    if model != MODEL_ID:
+        message = f"the model `{model}` does not exist; this endpoint serves `{MODEL_ID}`"
+        raise _BadRequest(404, message, "model_not_found")
+    if body.get("stream"):
+        raise _BadRequest(400, "this endpoint does not stream", "unsupported_value")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _BadRequest(400, "`messages` is missing, empty or not a list", "invalid_messages")
+    if not all(isinstance(message, dict) for message in messages):
+        raise _BadRequest(400, "a message is not an object", "invalid_messages")
+    return messages
+
+
+def _completion(messages: list[dict[str, Any]], reply: str) -> dict[str, Any]:
+    """The chat completion for a reply; a token is a word between white space."""
+    asked = sum(len(answers.text_of(message).split()) for message in messages)
+    said = len(reply.split())
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": MODEL_ID,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": reply},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": asked,
+            "completion_tokens": said,
+            "total_tokens": asked + said,
+        },
+    }

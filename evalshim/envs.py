@@ -1,0 +1,347 @@
+"""The managed environments: made, pinned, locked, checked.
+
+One environment a backend, below the user's cache directory. It is built beside
+its place and moved there whole, so that what stands there is complete. Knows
+nothing of runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evalshim import pip_settings, process
+from evalshim.errors import EvalshimError, SetupError
+from evalshim.spec import BackendName, Event
+
+PINS = Path(__file__).parent / "pins"
+STATE = "evalshim-state.json"
+TORCHVISION_OPS = Path(__file__).parent / "worker" / "torchvision_ops.py"
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a real import of an upstream found.
+
+    Attributes:
+        distribution: The package that carries the upstream's import name.
+        seconds: What the import took.
+    """
+
+    distribution: str
+    version: str
+    python_version: str
+    torch: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class State:
+    """A complete environment, as its state file records it.
+
+    Attributes:
+        recipe: Hash of everything that decided what was installed.
+        source: What was given with `--from`; None for the pinned distribution.
+        size: Bytes on disk.
+    """
+
+    recipe: str
+    source: str | None
+    packages: int
+    size: int
+    health: Health
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python that a run uses for a backend, and why that one."""
+
+    python: str
+    reason: str
+    managed: bool
+
+
+def home() -> Path:
+    """Where managed environments live: $EVALSHIM_HOME, or the user's cache directory."""
+    if given := os.environ.get("EVALSHIM_HOME"):
+        return Path(given).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("evalshim")
+
+
+def prefix(backend: BackendName) -> Path:
+    return home() / "envs" / backend
+
+
+def python_of(folder: Path) -> str:
+    return str(folder / "bin" / "python")
+
+
+def interpreter(backend: BackendName, explicit: str | None = None) -> Interpreter:
+    """The interpreter that a run uses for `backend`; the first that there is.
+
+    Raises:
+        SetupError: There is none, or `explicit` cannot import the upstream.
+    """
+    if explicit:
+        _must_have(explicit, backend)
+        return Interpreter(explicit, "given with --python or `python:`", False)
+    if state(backend):
+        return Interpreter(python_of(prefix(backend)), "the managed environment", True)
+    if importlib.util.find_spec(backend):
+        return Interpreter(sys.executable, "the running interpreter has it installed", False)
+    raise SetupError(
+        f"no environment for {backend}",
+        f"{prefix(backend)} is not set up, and {sys.executable} has no `{backend}`",
+        f"shim setup {backend}",
+    )
+
+
+def state(backend: BackendName) -> State | None:
+    """The state of a complete managed environment; None where there is none."""
+    try:
+        raw = json.loads((prefix(backend) / STATE).read_text(encoding="utf-8"))
+        return State(**{**raw, "health": Health(**raw["health"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def setup(
+    backend: BackendName,
+    *,
+    python: str | None = None,
+    source: str | None = None,
+    upgrade: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> State:
+    """Make the managed environment of `backend`, unless it is complete.
+
+    Args:
+        python: Interpreter or version for the environment; default: the running one.
+        source: A checkout, URL or requirement in the place of the pinned distribution.
+        upgrade: Newest versions that the bounds allow, instead of the pins.
+        say: Told what is being done.
+
+    Raises:
+        SetupError: An install or the health check failed; nothing is left behind.
+    """
+    recipe = _recipe(backend, python, source, upgrade)
+    with _lock(backend, say):
+        current = state(backend)
+        if current and current.recipe == recipe:
+            return current
+        _sweep(backend)
+        place = prefix(backend)
+        building = place.with_name(f".{backend}-{os.getpid()}")
+        try:
+            _build(backend, building, python, source, upgrade, say)
+            say(f"{backend}: checking that it imports")
+            health = check(python_of(building), backend, managed=True)
+            made = State(recipe, source, _packages(building), _size(building), health)
+            _write(building / STATE, json.dumps(asdict(made), indent=2))
+            _put(building, place)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return made
+
+
+def check(python: str, backend: BackendName, *, managed: bool) -> Health:
+    """Import the upstream with `python` for real.
+
+    Raises:
+        SetupError: It does not import; with the end of what it printed.
+    """
+    found: list[Event] = []
+    env = process.isolated_environment() if managed else dict(os.environ)
+    with _scratch() as folder:
+        logs = process.Logs(folder, "health")
+        job = {"backend": "health", "upstream": backend}
+        ended = process.Worker(python, job, env, logs, found.append).run()
+        if not ended.clean or not found:
+            raise SetupError(
+                f"{backend} does not import in {python}",
+                "\n".join([process.describe_exit(ended.code), *logs.tail()]),
+                f"shim setup {backend} --upgrade, or see `shim doctor`",
+            )
+    return Health(**found[0].data)
+
+
+def _build(
+    backend: BackendName,
+    folder: Path,
+    python: str | None,
+    source: str | None,
+    upgrade: bool,
+    say: Callable[[str], None],
+) -> None:
+    uv = [_uv(), "--no-progress"]
+    env = {**process.isolated_environment(), **pip_settings.for_uv(os.environ)}
+    say(f"{backend}: making an environment with Python {python or sys.executable}")
+    base = python or getattr(sys, "_base_executable", None) or sys.executable
+    # Relocatable: it is built in one folder and used in another.
+    process.run([*uv, "venv", "--relocatable", "--python", base, str(folder)], env=env)
+    argv = [*uv, "pip", "install", "--python", python_of(folder)]
+    argv += ["--overrides", str(PINS / "overrides.txt")]
+    if not _has_compiler():
+        argv += ["--overrides", str(PINS / "overrides-no-compiler.txt")]
+        say(f"{backend}: no C compiler, so polygon3 is left out (OCRBench_v2 needs it to score)")
+    if not upgrade:
+        # As constraints, not requirements: what a torch without CUDA does not ask for stays out.
+        argv += ["--constraints", str(PINS / f"{backend}.txt")]
+    say(f"{backend}: installing (2 GB on disk, more with CUDA; minutes the first time)")
+    requirements = _requirements(backend, source, upgrade)
+    listing = folder / "evalshim-requirements.txt"
+    listing.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    process.run([*argv, "--requirements", str(listing)], env=env)
+    _mend_torchvision(folder)
+
+
+def _requirements(backend: BackendName, source: str | None, upgrade: bool) -> list[str]:
+    lines = (PINS / f"{backend}.in").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if upgrade:
+        wanted = [
+            line.partition("==")[0] if line.startswith(_DISTRIBUTIONS) else line for line in wanted
+        ]
+    if source:
+        wanted = [line for line in wanted if not line.startswith(_DISTRIBUTIONS)]
+        path = Path(source).expanduser()
+        # Editable: VLMEvalKit's run.py stands beside its package and is not installed with it.
+        wanted.insert(0, f"--editable {path.resolve()}" if path.is_dir() else source)
+    return wanted
+
+
+_DISTRIBUTIONS = ("ms-vlmeval", "opencompass")
+
+
+def _recipe(backend: BackendName, python: str | None, source: str | None, upgrade: bool) -> str:
+    digest = hashlib.sha256()
+    for name in (f"{backend}.in", f"{backend}.txt", "overrides.txt"):
+        digest.update((PINS / name).read_bytes())
+    digest.update(TORCHVISION_OPS.read_bytes())
+    version = python or ".".join(map(str, sys.version_info[:2]))
+    digest.update(json.dumps([version, source, upgrade]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _mend_torchvision(folder: Path) -> None:
+    """Let torchvision import beside a CPU-only torch for upstream's own commands as well."""
+    packages = next((folder / "lib").glob("python3.*/site-packages"))
+    if (packages / "torchvision").exists():
+        shutil.copyfile(TORCHVISION_OPS, packages / "evalshim_torchvision_ops.py")
+        line = "import evalshim_torchvision_ops; evalshim_torchvision_ops.install()\n"
+        (packages / "evalshim_torchvision_ops.pth").write_text(line, encoding="utf-8")
+
+
+def _must_have(python: str, backend: BackendName) -> None:
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({backend!r}) is None)"
+    found = shutil.which(python)
+    if not found:
+        raise SetupError(f"no such interpreter: {python}", "", "give the path of a Python")
+    try:
+        process.run([found, "-c", code], timeout=60)
+    except SetupError as error:
+        raise SetupError(
+            f"{python} has no `{backend}`",
+            error.why,
+            f"install it there: pip install 'evalshim[{backend}]', or leave --python out",
+        ) from error
+
+
+@contextlib.contextmanager
+def _lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the set-up of `backend`; the lock ends with its process, however that ends."""
+    path = home() / "envs" / f".{backend}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise SetupError(
+            f"cannot write to {path.parent}", str(error), "set EVALSHIM_HOME to a folder of yours"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"{backend}: waiting for another set-up (process {file.read().strip() or '?'})")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _sweep(backend: BackendName) -> None:
+    """Remove what a killed set-up left; the lock is ours, so nobody builds there."""
+    for folder in prefix(backend).parent.glob(f".{backend}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(built: Path, place: Path) -> None:
+    old = built.with_name(f"{built.name}-old")
+    if place.exists():
+        place.rename(old)
+    built.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _uv() -> str:
+    from uv import find_uv_bin
+
+    try:
+        return os.fsdecode(find_uv_bin())
+    except FileNotFoundError as error:
+        raise SetupError("no uv", str(error), "pip install uv") from error
+
+
+def _has_compiler() -> bool:
+    configured = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    return any(shutil.which(c) for c in (os.environ.get("CC", ""), configured, "cc", "gcc") if c)
+
+
+def _packages(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("lib/python3.*/site-packages/*.dist-info"))
+
+
+def _size(folder: Path) -> int:
+    return sum(f.lstat().st_size for f in folder.rglob("*") if not f.is_dir())
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="evalshim-") as folder:
+        yield Path(folder)
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def report(backend: BackendName, explicit: str | None = None) -> dict[str, Any]:
+    """The health of a backend as `shim doctor` shows it; never raises."""
+    try:
+        chosen = interpreter(backend, explicit)
+        health = check(chosen.python, backend, managed=chosen.managed)
+    except EvalshimError as error:
+        return {"backend": backend, "usable": False, "problem": str(error)}
+    made = state(backend) if chosen.managed else None
+    facts: Mapping[str, Any] = {"packages": made.packages, "size": made.size} if made else {}
+    return {"backend": backend, "usable": True, **asdict(chosen), **asdict(health), **facts}

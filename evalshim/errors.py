@@ -1,0 +1,58 @@
+"""The exceptions that a user may see, each with the exit code of `shim`.
+
+Every error says what is wrong, why, and how to mend it. Nothing here imports
+anything of ours.
+"""
+
+from __future__ import annotations
+
+
+class EvalshimError(Exception):
+    """The root. `what` happened, `why`, and the `cure`.
+
+    `why` and `cure` may be empty; each may hold several lines.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", cure: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.cure = cure
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.why:
+            parts.append(f"why:  {_hang(self.why)}")
+        if self.cure:
+            parts.append(f"mend: {_hang(self.cure)}")
+        return "\n".join(parts)
+
+
+class ConfigError(EvalshimError):
+    """Bad usage, configuration or data file; nothing was run."""
+
+    exit_code = 2
+
+
+class SetupError(EvalshimError):
+    """The environment (an interpreter, an install, a disk) is not usable; nothing was run."""
+
+    exit_code = 3
+
+
+class WorkerError(EvalshimError):
+    """A worker could not be started or broke its contract."""
+
+    exit_code = 1
+
+
+class ResultsError(EvalshimError):
+    """A run directory or an upstream file cannot be read back."""
+
+    exit_code = 2
+
+
+def _hang(text: str) -> str:
+    return text.replace("\n", "\n      ")

@@ -1,0 +1,193 @@
+"""The only caller of `subprocess`: argument lists, environments, workers, redaction.
+
+Knows how a process is started, watched and ended; not what it computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from evalshim.errors import SetupError
+from evalshim.spec import Event, slug
+
+WORKER = Path(__file__).parent / "worker" / "__main__.py"
+
+# Would let packages of the calling environment into a managed one.
+_FOREIGN = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+
+def run(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float | None = None
+) -> str:
+    """Run a command to its end.
+
+    Returns:
+        Its stdout.
+
+    Raises:
+        SetupError: It cannot be started, takes longer than `timeout` seconds, or
+            ends with another code than 0; the end of its stderr is in the message.
+    """
+    shown = shlex.join(argv)
+    try:
+        done = subprocess.run(
+            argv, env=env, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise SetupError(f"cannot run {argv[0]}", str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise SetupError(f"no end after {timeout:g} s: {shown}") from error
+    if done.returncode:
+        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
+        raise SetupError(f"failed ({describe_exit(done.returncode)}): {shown}", tail)
+    return done.stdout
+
+
+def isolated_environment() -> dict[str, str]:
+    """Our environment without what would leak packages into another interpreter."""
+    return {k: v for k, v in os.environ.items() if k not in _FOREIGN}
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 3`, or `signal SIGKILL` for a process that was killed."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker ended. `clean` is false where it died before its last event."""
+
+    code: int
+    clean: bool
+
+
+class Worker:
+    """A worker process: a job in, events out, what upstream prints to log files.
+
+    See `worker/__main__.py` for the contract.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        job: Mapping[str, Any],
+        env: Mapping[str, str],
+        logs: Logs,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._argv = [python, str(WORKER)]
+        self._job = job
+        self._env = dict(env)
+        self._logs = logs
+        self._on_event = on_event
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def run(self) -> Exit:
+        """Start the worker and return when it has ended; events come on this thread."""
+        # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
+        self._process = process = subprocess.Popen(
+            self._argv,
+            env=self._env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin and process.stdout and process.stderr
+        pump = threading.Thread(target=self._logs.pump, args=(process.stderr,), daemon=True)
+        pump.start()
+        # A worker that died at once has closed the pipe; its exit code tells the rest.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(self._job).encode() + b"\n")
+            process.stdin.flush()
+        clean = False
+        for line in process.stdout:
+            event = _event(line)
+            if event is None:
+                continue
+            clean = event.kind == "done"
+            if not clean:
+                self._on_event(event)
+        code = process.wait()
+        self.stop()
+        pump.join(timeout=5)
+        process.stdin.close()
+        return Exit(code, clean and code == 0)
+
+    def stop(self) -> None:
+        """End the worker and whatever it started; harmless when it has ended."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class Logs:
+    """The log files of one worker: one for the backend, one for each cell, without secrets.
+
+    Args:
+        folder: Where they go.
+        name: File name of the backend's own log, without `.log`.
+        secrets: Values that become `***`.
+    """
+
+    def __init__(self, folder: Path, name: str, secrets: Sequence[str] = ()) -> None:
+        self._folder = folder
+        self._name = name
+        # Bytes: a log may hold anything.
+        self._secrets = [s.encode() for s in secrets if len(s) >= 8]
+        self._tail: dict[str, deque[str]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, cell: str | None = None) -> Path:
+        return self._folder / f"{slug(cell or self._name)}.log"
+
+    def tail(self, cell: str | None = None) -> list[str]:
+        """The last lines of a log, of the backend's own where the cell has none."""
+        return list(self._tail.get(cell or "") or self._tail.get("") or ())
+
+    def pump(self, stream: IO[bytes]) -> None:
+        """Copy a worker's stderr to the files until it ends."""
+        cell, file = "", self.path().open("ab", buffering=0)
+        try:
+            for raw in stream:
+                if raw.startswith(b"\x1e"):
+                    file.close()
+                    cell = raw[1:].decode().strip()
+                    file = self.path(cell).open("ab", buffering=0)
+                    continue
+                line = raw
+                for secret in self._secrets:
+                    line = line.replace(secret, b"***")
+                file.write(line)
+                text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]
+                if text:
+                    self._tail.setdefault(cell, deque(maxlen=8)).append(text)
+        finally:
+            file.close()
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        data = json.loads(line)
+    except ValueError:  # half a line of a worker that was killed
+        return None
+    return Event(data.pop("event"), data.pop("cell", None), data)

@@ -1,0 +1,197 @@
+"""Rows and samples -> files, tables, DataFrames; and back again.
+
+The only writer of results.csv, results.json, samples.jsonl and run.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalshim.errors import ResultsError
+from evalshim.spec import ROW_COLUMNS, SCHEMA_VERSION, Metric, Row, Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TABLE = ("model", "dataset", "subset", "metric", "value", "score", "n", "failed", "status")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        path: The run directory.
+        header: The contents of run.json.
+        rows: The result rows; one a metric.
+        exit_code: As of `shim run`.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.header["exit_code"])
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """The rows as a DataFrame, columns as in results.csv."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows], columns=list(ROW_COLUMNS))
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """One line per model x dataset x sample, columns as in samples.jsonl."""
+        import pandas as pd
+
+        records = [json.loads(line) for line in _lines(self.path / "samples.jsonl")]
+        return pd.DataFrame(records, columns=[f.name for f in fields(Sample)])
+
+    def _repr_html_(self) -> str:
+        return self.results[
+            ["model", "dataset", "subset", "metric", "value", "n", "status"]
+        ].to_html(index=False)
+
+    def __str__(self) -> str:
+        return table(self.rows)
+
+
+def row_numbers(metric: Metric) -> dict[str, Any]:
+    """The columns of a row that come from a metric."""
+    return {
+        "subset": metric.subset,
+        "metric": metric.name,
+        "value": metric.value,
+        "unit": metric.unit,
+        "score": score(metric.value, metric.unit),
+        "is_primary": metric.is_primary,
+    }
+
+
+def score(value: Any, unit: str | None) -> float | None:
+    """`value` on 0..1, where its unit allows that."""
+    divisor = {"fraction": 1, "percent": 100}.get(unit or "")
+    if divisor is None or isinstance(value, str) or value is None:
+        return None
+    return round(float(value) / divisor, 10)
+
+
+def write(
+    path: Path, header: Mapping[str, Any], rows: Sequence[Row], samples: Iterable[Sample]
+) -> None:
+    """Write every result file of a run."""
+    write_json(path / "run.json", header)
+    write_json(path / "results.json", envelope(header, rows))
+    write_text(path / "results.csv", to_csv(rows))
+    lines = (json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in samples)
+    write_text(path / "samples.jsonl", "".join(lines))
+
+
+def envelope(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """What `--json` prints and results.json holds."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": dict(header),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def load(path: Path) -> RunResult:
+    """A run as its directory records it.
+
+    Raises:
+        ResultsError: `path` is no run directory, or its results.json is unreadable.
+    """
+    file = path / "results.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        rows = tuple(Row(**row) for row in raw["rows"])
+        return RunResult(path.resolve(), raw["run"], rows)
+    except FileNotFoundError:
+        raise ResultsError(
+            f"no results in {path}",
+            f"{file} does not exist",
+            "give the directory of a finished run",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"cannot read {file}", repr(error)) from error
+
+
+def render(result: RunResult, form: str) -> str:
+    """The rows as `table`, `csv`, `json` or `md`."""
+    if form == "csv":
+        return to_csv(result.rows).rstrip("\n")
+    if form == "json":
+        return json.dumps(envelope(result.header, result.rows), ensure_ascii=False, indent=2)
+    return table(result.rows, "github" if form == "md" else "simple")
+
+
+def table(rows: Sequence[Row], form: str = "simple") -> str:
+    """The rows for a person: a line a metric, and below it why a cell failed.
+
+    Args:
+        form: A format of `tabulate`.
+    """
+    from tabulate import tabulate
+
+    columns = [c for c in _TABLE if c != "failed" or any(r.n_failed for r in rows)]
+    # The model's name says nothing where there is one.
+    if len({r.model for r in rows}) == 1 and form == "simple":
+        columns.remove("model")
+    shown = tabulate(
+        [[_cell(row, c) for c in columns] for row in rows],
+        headers=columns,
+        tablefmt=form,
+        disable_numparse=True,
+        colalign=["right" if c in ("value", "score", "n", "failed") else "left" for c in columns],
+    )
+    reasons = dict.fromkeys(
+        f"{row.model} x {row.dataset} {row.status}: {row.error}" for row in rows if row.error
+    )
+    return "\n".join([shown, *([""] if reasons else []), *reasons])
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(ROW_COLUMNS)
+    for row in rows:
+        record = asdict(row)
+        writer.writerow(["" if record[c] is None else record[c] for c in ROW_COLUMNS])
+    return out.getvalue()
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there: a reader never sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _cell(row: Row, column: str) -> str:
+    if column == "failed":
+        return f"{row.n_failed}/{row.n}" if row.n_failed else ""
+    value = getattr(row, column)
+    if column == "metric" and row.is_primary:
+        return f"{value} *"
+    if isinstance(value, float):
+        return f"{value:.4f}" if column == "score" or abs(value) < 1 else f"{value:.2f}"
+    return "" if value is None else str(value)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -1,0 +1,83 @@
+"""One process that evaluates the cells of one run with one upstream.
+
+    python evalshim/worker/__main__.py
+
+The wire contract
+-----------------
+stdin    One line: the job, a JSON document. Then nothing; when stdin closes, the
+         parent is gone and the worker ends itself and its children.
+stdout   Events, one JSON object a line, nothing else.
+stderr   Whatever upstream prints on either stream. A line that begins with \\x1e is
+         the worker's: what follows belongs to the log of the cell it names (to
+         the backend's own log where it names none).
+
+The job
+    {"backend": "vlmeval" | "opencompass", "secrets": [variable, ...], ...}
+    `secrets` names the environment variables whose values no log may show. The
+    rest is read by the backend's module: run_vlmeval, run_opencompass, health.
+
+The events, each {"event": kind, "cell": id or absent, ...}
+    ready     the upstream is imported: distribution, version,
+              python_version, torch, seconds
+    started   a cell begins
+    progress  done, total: samples of the cell
+    finished  status ("done" or "skipped"), error (why it was skipped), files
+              {name: path}, further facts as the backend's adapter knows them
+    failed    type, message, traceback
+    done      the last event: all cells were reported
+The exit code is 0 after `done`; anything else is a worker that died.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def main() -> None:
+    # Run by path, sys.path[0] is this folder; its modules are a package, not top-level names.
+    sys.path = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
+    spec = importlib.util.spec_from_file_location(
+        "evalshim_worker", os.path.join(HERE, "__init__.py"), submodule_search_locations=[HERE]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["evalshim_worker"] = package
+    spec.loader.exec_module(package)
+    from evalshim_worker import channel
+
+    channel.claim_stdout()
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_die_with_parent, args=(_claim_stdin(),), daemon=True).start()
+    channel.hide([os.environ.get(name, "") for name in job.get("secrets", ())])
+    if job["backend"] == "health":
+        from evalshim_worker import health as backend
+    elif job["backend"] == "vlmeval":
+        from evalshim_worker import run_vlmeval as backend
+    else:
+        from evalshim_worker import run_opencompass as backend
+    backend.run(job)
+    channel.emit("done")
+
+
+def _claim_stdin() -> int:
+    """Keep the pipe to the parent for ourselves; upstream and its children read nothing."""
+    mine = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return mine
+
+
+def _die_with_parent(pipe: int) -> None:
+    while os.read(pipe, 4096):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, 9)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

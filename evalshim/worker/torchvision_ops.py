@@ -1,0 +1,48 @@
+"""Lets torchvision import beside a CPU-only torch.
+
+torchvision's wheels on the package index are built for CUDA. Beside a torch
+without CUDA its compiled operators do not load, and torchvision 0.28.0 then
+raises `operator torchvision::nms does not exist` while it is imported. Declaring
+the operators' schemas first is enough; whoever calls one gets torch's own error.
+
+Works in two places: `install()` in a worker, and as a file beside a .pth file in
+a managed environment, where upstream's own commands need it too.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+
+# The operators for which torchvision 0.28.0 registers a fake kernel at import.
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_kept = []
+
+
+class _BeforeTorchvision(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            _declare()
+
+
+def install():
+    """Declare the operators when torchvision is about to be imported, and not before."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+def _declare():
+    import torch
+
+    if torch.version.cuda or torch.version.hip:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        try:
+            library.define(schema)
+        except RuntimeError:  # a torchvision built for this torch has them
+            return
+    _kept.append(library)  # a Library takes its definitions back when it is collected
