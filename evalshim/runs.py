@@ -118,9 +118,9 @@ def execute(
     parts: dict[BackendName, list[Cell]] = {}
     for cell in cells:
         parts.setdefault(cell.dataset.backend, []).append(cell)
-    interpreters = {name: envs.interpreter(name, spec.python) for name in parts}
     for name, part in parts.items():
         BACKENDS[name].check(part)
+    interpreters = {name: envs.interpreter(name, spec.python) for name in parts}
     models = {m.name: _with_served_model(m) for m in spec.models}
     spec = replace(spec, models=tuple(models.values()))
     parts = {n: [replace(c, model=models[c.model.name]) for c in part] for n, part in parts.items()}

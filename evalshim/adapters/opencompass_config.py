@@ -81,9 +81,8 @@ def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:
     parallel = model.concurrency or spec.concurrency
     template: dict[str, Any] = dict(_CHAT_TEMPLATE)
     if model.system_prompt:
-        template["begin"] = [
-            {"role": "SYSTEM", "api_role": "SYSTEM", "prompt": model.system_prompt}
-        ]
+        # One mapping, not a list: APITemplateParser (0.5.4) puts it before the prompt as it is.
+        template["begin"] = {"role": "SYSTEM", "prompt": model.system_prompt}
     config = {
         "type": f"{_PARTS}.EndpointModel",
         "abbr": slug(model.name),

@@ -196,7 +196,7 @@ def _find_shapes(picture: Any) -> list[_Shape]:
         if len(patch) >= _SPECK * width * height:
             # JPEG leaves a tinted fringe: what is more background than shape goes.
             own = _mean([pixels[i] for i in patch])
-            solid = [i for i in patch if dist(pixels[i], own) < dist(pixels[i], background)]
+            solid = [i for i in patch if dist(pixels[i], own) <= dist(pixels[i], background)]
             shapes.append(_measure(solid, colour, width, height))
     return shapes
 
@@ -213,10 +213,10 @@ def _measure(patch: list[int], colour: str, width: int, height: int) -> _Shape:
     wide, high = right - left + 1, bottom - top + 1
     inside = sum(left <= i % width <= right and top <= i // width <= bottom for i in patch)
     fill = inside / (wide * high)  # about: square 1, circle 0.8, triangle 0.55
-    if fill > 0.86:
+    if fill > 0.87:
         kind = "square" if max(wide, high) < 1.3 * min(wide, high) else "rectangle"
     else:
-        kind = "circle" if fill > 0.70 else "triangle"
+        kind = "circle" if fill > 0.7 else "triangle"
     x, y = (left + wide / 2) / width, (top + high / 2) / height
     return _Shape(kind, colour, x, y, len(patch))
 

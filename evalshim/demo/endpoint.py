@@ -114,10 +114,11 @@ def serve(port: int) -> None:
 
     with Endpoint(port) as endpoint:
         before = signal.signal(signal.SIGTERM, on_sigterm)
-        sys.stderr.write(f"{endpoint.url} serves {MODEL_ID}: a rule-based program, not a model\n")
-        sys.stderr.flush()
         try:
             with contextlib.suppress(KeyboardInterrupt):
+                honest = f"{endpoint.url} serves {MODEL_ID}: a rule-based program, not a model"
+                sys.stderr.write(f"{honest}\n")
+                sys.stderr.flush()
                 done.wait()
         finally:
             signal.signal(signal.SIGTERM, before)

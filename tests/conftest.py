@@ -1,0 +1,107 @@
+"""What many tests need: data files with real pictures, and the `shim` command as a process."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+SHIM = Path(sys.executable).with_name("shim")
+ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl")
+COLOURS = ("red", "green", "blue", "black", "white", "orange")
+
+
+def picture(colour: str = "red", form: str = "PNG", size: tuple[int, int] = (24, 16)) -> bytes:
+    """A picture as the bytes of its file."""
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, form)
+    return out.getvalue()
+
+
+def as_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def tsv(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a multiple-choice TSV that VLMEvalKit can read: `tsv(3, image=[...], drop=["A"])`.
+
+    A keyword is a column: it replaces one of the valid columns, or is added behind them.
+    """
+
+    def write(
+        rows: int = 3,
+        *,
+        name: str = "pets.tsv",
+        drop: Sequence[str] = (),
+        encoding: str = "utf-8",
+        newline: str = "\n",
+        quoting: int = csv.QUOTE_MINIMAL,
+        **columns: Sequence[str],
+    ) -> Path:
+        table: dict[str, Sequence[str]] = {
+            "index": [str(i) for i in range(rows)],
+            "question": [f"Which animal is number {i}?" for i in range(rows)],
+            "A": [ANIMALS[i % 6] for i in range(rows)],
+            "B": [ANIMALS[(i + 1) % 6] for i in range(rows)],
+            "answer": ["A"] * rows,
+            "image": [as_base64(picture(COLOURS[i % 6])) for i in range(rows)],
+        }
+        table = {key: value for key, value in {**table, **columns}.items() if key not in drop}
+        path = tmp_path / name
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator=newline, quoting=quoting)
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the `shim` command to its end, on a machine without managed environments.
+
+    Keywords are environment variables; None takes a variable away.
+    """
+
+    def run(
+        *args: object, cwd: Path = tmp_path, timeout: float = 60, **variables: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        merged = {**os.environ, "EVALSHIM_HOME": str(tmp_path / "no-environments"), **variables}
+        return subprocess.run(
+            [str(SHIM), *map(str, args)],
+            cwd=cwd,
+            env={key: value for key, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def broken_upstream(tmp_path: Path) -> dict[str, str]:
+    """Variables under which any Python finds a vlmeval and an opencompass that do not import."""
+    folder = tmp_path / "broken"
+    for name in ("vlmeval", "opencompass"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise ImportError('this build is broken')\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def served() -> dict[str, Any]:
+    """The model of a configuration; nothing listens at its address."""
+    return {"name": "m", "api_base": "http://127.0.0.1:9/v1"}

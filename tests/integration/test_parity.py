@@ -1,0 +1,165 @@
+"""evalshim beside upstream's own entry: same data, same endpoint, same settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evalshim.demo.endpoint import Endpoint
+
+from .conftest import DEMO_DATA, bodies, shim
+
+LIMIT = 20
+
+
+def upstream(argv: list[object], cwd: Path, **env: str) -> None:
+    """Run an upstream's own command."""
+    done = subprocess.run(
+        [*map(str, argv)], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_vlmevalkit(
+    tmp_path: Path,
+    environments: dict[str, Path],
+    endpoint: Endpoint,
+    asked: list[dict[str, Any]],
+    config: Callable[..., Path],
+) -> None:
+    data = tmp_path / "LMUData"
+    data.mkdir()
+    shutil.copy(DEMO_DATA / "shapes.tsv", data / "shapes.tsv")
+    served = {
+        "class": "CustomAPIModel",
+        "model": "evalshim-demo",
+        "api_base": f"{endpoint.url}/chat/completions",
+        "key": "EMPTY",
+        "temperature": 0,
+    }
+    direct = tmp_path / "direct.json"
+    shapes = {"class": "CustomMCQDataset", "dataset": "shapes"}
+    direct.write_text(json.dumps({"model": {"m": served}, "data": {"shapes": shapes}}))
+    upstream(
+        [environments["vlmeval"], "-m", "vlmeval", "--config", direct, "--judge", "exact_matching",
+         "--work-dir", tmp_path / "direct", "--limit", LIMIT],
+        tmp_path, LMUData=str(data), PRED_FORMAT="tsv",
+    )  # fmt: skip
+    theirs = bodies(asked)
+    asked.clear()
+
+    path = config({"name": "shapes", "path": str(DEMO_DATA / "shapes.tsv")}, limit=LIMIT)
+    done = shim("run", path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    assert len(theirs) == LIMIT
+    assert bodies(asked) == theirs
+    [accuracy] = csv.DictReader((tmp_path / "direct" / "m" / "m_shapes_acc.csv").open())
+    accuracy.pop("split")
+    ours = {r["subset"].replace("overall", "Overall"): r for r in json.loads(done.stdout)["rows"]}
+    assert {subset: row["value"] for subset, row in ours.items()} == {
+        subset: float(value) for subset, value in accuracy.items()
+    }
+    assert {row["unit"] for row in ours.values()} == {"fraction"}
+    predictions = pd.read_csv(tmp_path / "direct" / "m" / "m_shapes.tsv", sep="\t", dtype=str)
+    samples = _samples(tmp_path / "outputs" / "latest")
+    assert samples["shapes"] == dict(
+        zip(predictions["index"], predictions["prediction"], strict=True)
+    )
+
+
+_DIRECT = """
+from mmengine.config import read_base
+with read_base():
+    from opencompass.configs.datasets.gsm8k.gsm8k_gen import gsm8k_datasets
+    from opencompass.configs.datasets.ARC_c.ARC_c_gen import ARC_c_datasets
+from opencompass.models import OpenAISDK
+for d in gsm8k_datasets + ARC_c_datasets:
+    d['reader_cfg']['test_range'] = '[:{limit}]'
+datasets = [*gsm8k_datasets, *ARC_c_datasets]
+models = [dict(
+    type=OpenAISDK, abbr='m', path='evalshim-demo', key='ENV', openai_api_base={url!r},
+    tokenizer_path={tokenizer!r}, max_seq_len=10**6, max_out_len=2048, batch_size=32,
+    max_workers=32, query_per_second=100, temperature=0,
+    meta_template=dict(
+        round=[dict(role='HUMAN', api_role='HUMAN'),
+               dict(role='BOT', api_role='BOT', generate=True)],
+        reserved_roles=[dict(role='SYSTEM', api_role='SYSTEM')]))]
+"""
+
+_TOKENIZER = """
+import sys
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(sys.argv[1])
+"""
+
+
+def test_opencompass(
+    tmp_path: Path,
+    environments: dict[str, Path],
+    endpoint: Endpoint,
+    asked: list[dict[str, Any]],
+    config: Callable[..., Path],
+) -> None:
+    python = environments["opencompass"]
+    cache = _compass_data(tmp_path)
+    # Upstream's model class does not start without a tokenizer.
+    upstream([python, "-c", _TOKENIZER, tmp_path / "tokenizer"], tmp_path)
+    direct = tmp_path / "direct.py"
+    direct.write_text(
+        _DIRECT.format(limit=LIMIT, url=endpoint.url, tokenizer=str(tmp_path / "tokenizer"))
+    )
+    upstream(
+        [python.with_name("opencompass"), direct, "--debug", "--work-dir", tmp_path / "direct"],
+        tmp_path, OPENAI_API_KEY="EMPTY", COMPASS_DATA_CACHE=str(cache),
+    )  # fmt: skip
+    theirs = bodies(asked)
+    asked.clear()
+
+    path = config("gsm8k", "ARC_c", limit=LIMIT)
+    done = shim("run", path, "--json", cwd=tmp_path, COMPASS_DATA_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+
+    assert len(theirs) == 2 * LIMIT
+    assert bodies(asked) == theirs
+    [written] = (tmp_path / "direct").glob("2*")
+    samples = _samples(tmp_path / "outputs" / "latest")
+    ours = {
+        (r["dataset"], r["subset"], r["metric"]): r["value"]
+        for r in json.loads(done.stdout)["rows"]
+    }
+    for dataset, abbr in (("gsm8k", "gsm8k"), ("ARC_c", "ARC-c")):
+        result = json.loads((written / "results" / "m" / f"{abbr}.json").read_text())
+        result.pop("details")
+        for metric, value in result.items():
+            assert ours.pop((dataset, "overall", metric)) == value
+        predictions = json.loads((written / "predictions" / "m" / f"{abbr}.json").read_text())
+        assert samples[dataset] == {i: p["prediction"] for i, p in predictions.items()}
+    assert not ours
+
+
+def _compass_data(folder: Path) -> Path:
+    """The demo's sets where OpenCompass looks for its own."""
+    cache = folder / "cache"
+    shutil.copytree(DEMO_DATA / "gsm8k", cache / "data" / "gsm8k")
+    shutil.copytree(DEMO_DATA / "ARC-c", cache / "data" / "ARC" / "ARC-c")
+    return cache
+
+
+def _samples(run: Path) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for line in (run / "samples.jsonl").read_text().splitlines():
+        sample = json.loads(line)
+        found.setdefault(sample["dataset"], {})[sample["index"]] = sample["prediction"]
+    return found

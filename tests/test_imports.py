@@ -1,0 +1,121 @@
+"""Who may import whom, and what must not be imported to answer at once."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "evalshim"
+SHARED = {"spec", "errors"}
+ALLOWED = {
+    "__init__": {"runs", "registry", "results"},
+    "cli": {"runs", "results", "registry", "config", "envs", "diagnosis", "errors", "demo", ""},
+    "runs": {"registry", "backends", "envs", "process", "config", "progress", "results", "", *SHARED},
+    "backends": {"adapters", "backends", *SHARED},
+    "adapters": {"adapters", *SHARED},
+    "registry": SHARED,
+    "results": SHARED,
+    "process": SHARED,
+    "progress": SHARED,
+    "config": {"registry", *SHARED},
+    "envs": {"pip_settings", "process", *SHARED},
+    "diagnosis": {"envs", "registry"},
+    "demo": {"demo"},
+    "pip_settings": set(),
+    "spec": set(),
+    "errors": set(),
+    "worker": {"worker"},
+}  # fmt: skip
+UPSTREAM = {"vlmeval", "opencompass", "mmengine", "torch"}
+HEAVY = ("pandas", "openai", "numpy", "PIL", "rich", "vlmeval", "opencompass")
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def _part(path: Path) -> str:
+    """`cli` for evalshim/cli.py, `worker` for what lies in evalshim/worker/."""
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it, as an absolute dotted name."""
+    package = ["evalshim", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                submodule = Path(*module.split("."), alias.name)
+                is_module = any(
+                    (ROOT.parent / submodule).with_suffix(suffix).exists() for suffix in (".py", "")
+                )
+                yield f"{module}.{alias.name}" if is_module else module
+
+
+def _ours(path: Path) -> set[str]:
+    names = [n.split(".") for n in _imports(path) if n.split(".")[0] == "evalshim"]
+    return {n[1] if len(n) > 1 else "" for n in names}
+
+
+def test_every_part_has_a_rule() -> None:
+    assert {_part(path) for path in FILES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_it_may(path: Path) -> None:
+    assert _ours(path) <= ALLOWED[_part(path)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "worker").glob("*.py")), ids=lambda p: p.name)
+def test_a_worker_needs_nothing_but_its_upstream(path: Path) -> None:
+    tops = {name.split(".")[0] for name in _imports(path)}
+
+    allowed = {*sys.stdlib_module_names, *UPSTREAM, "evalshim_worker", "evalshim"}
+    assert tops <= allowed
+    assert _ours(path) <= {"worker"}
+
+
+def test_only_process_starts_processes() -> None:
+    starters = {"subprocess", "multiprocessing", "pty"}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in FILES
+        if starters & {name.split(".")[0] for name in _imports(path)}
+    }
+
+    assert found == {"process.py"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import evalshim",
+        "import evalshim; evalshim.list_datasets()",
+        "from evalshim.cli import main; main(['--help'], standalone_mode=False)",
+        "from evalshim.cli import main; main(['run', '--help'], standalone_mode=False)",
+        "from evalshim.cli import main; main(['list', 'datasets'], standalone_mode=False)",
+        "from evalshim.cli import main; main(['list', 'backends'], standalone_mode=False)",
+    ],
+)
+def test_light_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:
+    report = f"\nimport json, sys; print(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code + report],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    print(f"{code}: {time.monotonic() - begun:.2f} s")
+
+    assert json.loads(done.stdout.splitlines()[-1]) == []
