@@ -109,13 +109,13 @@ def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
     Raises:
         ConfigError: Anything is missing, unknown, or of the wrong type or range.
     """
-    _no_unknown(raw, _RUN_KEYS, "the configuration")
+    _no_unknown(raw, RUN_KEYS, "the configuration")
     models = tuple(_model(m, i) for i, m in enumerate(_list(raw, "models", _NO_MODELS)))
     _distinct("model", [m.name for m in models])
     found = _list(raw, "datasets", _NO_DATASETS)
     datasets = tuple(_dataset(d, i, beside) for i, d in enumerate(found))
     _distinct("dataset", [d.name for d in datasets])
-    known = {key: read(raw[key], key) for key, read in _RUN_KEYS.items() if key in raw and read}
+    known = {key: read(raw[key], key) for key, read in RUN_KEYS.items() if key in raw and read}
     return RunSpec(models=models, datasets=datasets, **known)
 
 
@@ -123,7 +123,7 @@ def plain(spec: RunSpec) -> dict[str, Any]:
     """`spec` as a mapping of our own dialect, without any key: what config.yaml holds."""
     models = []
     for m in spec.models:
-        given = {key: getattr(m, key) for key in _MODEL_KEYS if key != "key"}
+        given = {key: getattr(m, key) for key in MODEL_KEYS if key != "key"}
         models.append({key: value for key, value in given.items() if value not in (None, {})})
     datasets: list[Any] = []
     for d in spec.datasets:
@@ -135,7 +135,7 @@ def plain(spec: RunSpec) -> dict[str, Any]:
             if d.target != d.name:
                 own["dataset"] = d.target
             datasets.append({**own, **({"format": d.format} if d.format else {})})
-    rest = {key: getattr(spec, key) for key, read in _RUN_KEYS.items() if read}
+    rest = {key: getattr(spec, key) for key, read in RUN_KEYS.items() if read}
     rest["work_dir"] = str(spec.work_dir)
     kept = {key: value for key, value in rest.items() if value is not None}
     return {"models": models, "datasets": datasets, **kept}
@@ -209,7 +209,7 @@ def _api_base(value: Any, where: str) -> str:
     return base
 
 
-_RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
+RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "models": None,
     "datasets": None,
     "judge": _choice(EXACT_MATCHING),
@@ -221,7 +221,7 @@ _RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "python": _text,
 }
 
-_MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
+MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": _text,
     "api_base": _api_base,
     "model": _text,
@@ -240,7 +240,7 @@ _MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "concurrency": _number(1, whole=True),
 }
 
-_DATASET_KEYS = ("name", "path", "format", "backend", "dataset")
+DATASET_KEYS = ("name", "path", "format", "backend", "dataset")
 _NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
 _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 
@@ -249,9 +249,9 @@ def _model(raw: Any, position: int) -> ModelSpec:
     where = f"models[{position}]"
     if not isinstance(raw, dict):
         raise _wrong(where, raw, "a mapping with `name` and `api_base`")
-    _no_unknown(raw, _MODEL_KEYS, where)
+    _no_unknown(raw, MODEL_KEYS, where)
     values = {
-        key: read(raw[key], f"{where}.{key}") for key, read in _MODEL_KEYS.items() if key in raw
+        key: read(raw[key], f"{where}.{key}") for key, read in MODEL_KEYS.items() if key in raw
     }
     for key in ("name", "api_base"):
         if key not in values:
@@ -275,7 +275,7 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
         return registry.resolve(raw)
     if not isinstance(raw, dict):
         raise _wrong(where, raw, "a name, or a mapping with `name` and `path`")
-    _no_unknown(raw, _DATASET_KEYS, where)
+    _no_unknown(raw, DATASET_KEYS, where)
     if "name" not in raw:
         raise ConfigError(f"{where}: no `name`", "", "e.g. {name: pets, path: data/pets.tsv}")
     name = _text(raw["name"], f"{where}.name")

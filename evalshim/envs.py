@@ -175,7 +175,8 @@ def check(python: str, backend: BackendName, *, managed: bool) -> Health:
                 "\n".join([process.describe_exit(ended.code), *logs.tail()]),
                 f"shim setup {backend} --upgrade, or see `shim doctor`",
             )
-    return Health(**found[0].data)
+    facts = {key: value for key, value in found[0].data.items() if key != "upstream"}
+    return Health(**facts)
 
 
 def _build(

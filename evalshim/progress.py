@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from evalshim.spec import Cell, Event
+from evalshim.spec import BackendName, Cell, Event
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 class Reporter(Protocol):
     """Is told of events as they come, on one thread."""
-
-    def note(self, text: str) -> None: ...
 
     def event(self, event: Event) -> None: ...
 
@@ -27,15 +28,24 @@ class Reporter(Protocol):
     ) -> None: ...
 
 
-def for_stream(cells: Sequence[Cell], *, terminal: bool) -> Reporter:
-    return Bars(cells) if terminal else Lines(cells)
+def for_stream(
+    cells: Sequence[Cell], backends: Mapping[BackendName, str], *, terminal: bool
+) -> Reporter:
+    """The reporter for a run.
+
+    Args:
+        backends: The upstreams that take part, and what people call them.
+        terminal: Whether stderr is one.
+    """
+    return Bars(cells, backends) if terminal else Lines(cells, backends)
 
 
 class Lines:
     """One line when a cell starts and one when it ends."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], backends: Mapping[BackendName, str]) -> None:
         self._names = _names(cells)
+        self._titles = list(backends.values())
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
@@ -45,6 +55,7 @@ class Lines:
             self.note(_sentence(self._names[event.cell], event))
 
     def __enter__(self) -> Lines:
+        self.note(f"starting {' and '.join(self._titles)}; the imports take up to half a minute")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,14 +63,15 @@ class Lines:
 
 
 class Bars:
-    """A bar per running cell; what is done moves up as a line."""
+    """A bar per running cell, and per upstream that starts; what is done moves up as a line."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], backends: Mapping[BackendName, str]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
         self._names = _names(cells)
-        self._tasks: dict[str, int] = {}
+        self._titles = backends
+        self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             "{task.description}",
             BarColumn(),
@@ -73,25 +85,37 @@ class Bars:
 
     def event(self, event: Event) -> None:
         cell = event.cell or ""
-        if event.kind == "started":
-            self._tasks[cell] = self._progress.add_task(_escape(self._names[cell]), total=None)
+        if event.kind == "ready":
+            self._remove(event.data["upstream"])
+        elif event.kind == "started":
+            self._add(cell, self._names[cell])
         elif event.kind == "progress" and cell in self._tasks:
             self._progress.update(
-                self._tasks[cell],  # type: ignore[arg-type]
+                self._tasks[cell],
                 completed=event.data["done"],
                 total=event.data["total"],
             )
         elif event.kind in ("finished", "failed"):
-            if cell in self._tasks:
-                self._progress.remove_task(self._tasks.pop(cell))  # type: ignore[arg-type]
+            self._remove(cell)
             self.note(_sentence(self._names[cell], event))
 
     def __enter__(self) -> Bars:
         self._progress.start()
+        for name, title in self._titles.items():
+            self._add(name, f"starting {title}")
         return self
 
     def __exit__(self, *_: object) -> None:
+        for key in list(self._tasks):
+            self._remove(key)
         self._progress.stop()
+
+    def _add(self, key: str, text: str) -> None:
+        self._tasks[key] = self._progress.add_task(_escape(text), total=None)
+
+    def _remove(self, key: str) -> None:
+        if key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(key))
 
 
 def _names(cells: Sequence[Cell]) -> dict[str, str]:

@@ -127,7 +127,8 @@ def execute(
     folder = _new_run_directory(spec.work_dir)
     shown = sys.stderr.isatty() if terminal is None else terminal
     active = _Run(spec, parts, interpreters, folder, command)
-    with progress.for_stream(cells, terminal=shown) as reporter:
+    titles = {name: BACKENDS[name].title for name in parts}
+    with progress.for_stream(cells, titles, terminal=shown) as reporter:
         return active.go(reporter)
 
 
@@ -209,8 +210,6 @@ class _Run:
 
     def _launch(self, reporter: progress.Reporter) -> None:
         """Every backend's worker at once; their events, in order, on this thread."""
-        titles = " and ".join(BACKENDS[name].title for name in self.parts)
-        reporter.note(f"starting {titles}; their imports take up to half a minute")
         log = (self.folder / "events.jsonl").open("a", encoding="utf-8")
         with log, ThreadPoolExecutor(len(self.parts)) as pool:
             for name in self.parts:
@@ -267,9 +266,7 @@ class _Run:
 
     def _apply(self, event: Event) -> None:
         if event.kind == "ready":
-            for name in self.parts:
-                if event.data["distribution"].endswith(name):
-                    self.header["backends"][name].update(event.data)
+            self.header["backends"][event.data["upstream"]].update(event.data)
         entry = self.header["cells"].get(event.cell)
         if entry is None or event.kind == "progress":
             if entry is not None:

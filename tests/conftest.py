@@ -93,9 +93,9 @@ def shim(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def broken_upstream(tmp_path: Path) -> dict[str, str]:
-    """Variables under which any Python finds a vlmeval and an opencompass that do not import."""
+    """Variables under which any Python finds upstreams that do not import."""
     folder = tmp_path / "broken"
-    for name in ("vlmeval", "opencompass"):
+    for name in ("vlmeval", "opencompass", "mmengine"):
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text("raise ImportError('this build is broken')\n")
     return {"PYTHONPATH": str(folder)}

@@ -17,7 +17,9 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results"},
     "cli": {"runs", "results", "registry", "config", "envs", "diagnosis", "errors", "demo", ""},
-    "runs": {"registry", "backends", "envs", "process", "config", "progress", "results", "", *SHARED},
+    "runs": {
+        "registry", "backends", "envs", "process", "config", "progress", "results", "", *SHARED,
+    },
     "backends": {"adapters", "backends", *SHARED},
     "adapters": {"adapters", *SHARED},
     "registry": SHARED,

@@ -17,8 +17,8 @@ The job
     rest is read by the backend's module: run_vlmeval, run_opencompass, health.
 
 The events, each {"event": kind, "cell": id or absent, ...}
-    ready     the upstream is imported: distribution, version,
-              python_version, torch, seconds
+    ready     the upstream is imported: upstream, distribution,
+              version, python_version, torch, seconds
     started   a cell begins
     progress  done, total: samples of the cell
     finished  status ("done" or "skipped"), error (why it was skipped), files

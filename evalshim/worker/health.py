@@ -36,6 +36,7 @@ def announce(upstream, begun):
     torch = sys.modules.get("torch")
     channel.emit(
         "ready",
+        upstream=upstream,
         **found,
         python_version=platform.python_version(),
         torch=getattr(torch, "__version__", None),

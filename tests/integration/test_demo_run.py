@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +40,12 @@ def test_stdout_is_the_table_and_nothing_else(demo: Path) -> None:
     assert len(str(result).splitlines()) == len(result.rows) + 2
 
 
+def test_the_readme_shows_this_table(demo: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+
+    assert f"```text\n{(demo / 'stdout').read_text()}```" in readme
+
+
 def test_stderr_says_start_and_end_of_every_cell(demo: Path) -> None:
     lines = (demo / "stderr").read_text().splitlines()
 
@@ -55,7 +60,7 @@ def test_stderr_says_start_and_end_of_every_cell(demo: Path) -> None:
 def test_the_run_directory_holds_what_the_design_says(demo: Path) -> None:
     latest = demo / "outputs" / "latest"
 
-    assert os.readlink(latest) == latest.resolve().name
+    assert str(latest.readlink()) == latest.resolve().name
     assert {p.name for p in latest.iterdir()} == {
         "config.yaml", "run.json", "results.csv", "results.json", "samples.jsonl",
         "events.jsonl", "logs", "upstream",

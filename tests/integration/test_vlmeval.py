@@ -127,7 +127,8 @@ def test_a_checkout_scores_as_the_indexed_distribution(
     ]
     (tree / "setup.py").write_text(
         "from setuptools import setup\n"
-        f"setup(name='vlmeval', version='0.1.0', packages=['vlmeval'], install_requires={needs!r})\n"
+        f"setup(name='vlmeval', version='0.1.0', packages=['vlmeval'],\n"
+        f"      install_requires={needs!r})\n"
     )
     home = str(tmp_path / "home")
     made = shim("setup", "vlmeval", "--from", tree, cwd=tmp_path, EVALSHIM_HOME=home, timeout=900)

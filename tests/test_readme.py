@@ -1,0 +1,48 @@
+"""What the README shows is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evalshim import config
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pets.tsv").touch()
+    [text] = _blocks("yaml")
+
+    spec = config.parse(yaml.safe_load(text), beside=tmp_path)
+
+    assert [d.name for d in spec.datasets] == ["gsm8k", "pets"]
+    assert (spec.limit, spec.concurrency) == (20, 32)
+
+
+def test_every_key_is_in_the_table() -> None:
+    cells = " ".join(re.findall(r"^\| (`.*?) \|", README, re.MULTILINE))
+    named = set(re.findall(r"`(\w+)`", cells))
+
+    assert named >= {*config.RUN_KEYS, *config.MODEL_KEYS, *config.DATASET_KEYS}
+
+
+def test_every_command_and_option_exists() -> None:
+    from evalshim.cli import main
+
+    commands = re.findall(r"^\$ shim (\w+)|`shim (\w+)", README, re.MULTILINE)
+    for command in {a or b for a, b in commands}:
+        assert command in main.commands
+    options = {o for c in main.commands.values() for p in c.params for o in p.opts}
+    shown = " ".join(line for line in README.splitlines() if "shim " in line or "--data" in line)
+    for option in set(re.findall(r"(--[a-z-]+)", shown)):
+        assert option in options
