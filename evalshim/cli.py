@@ -15,6 +15,7 @@ from evalshim import registry
 from evalshim.errors import EvalshimError
 
 BACKEND = click.Choice(registry.BACKENDS)
+FORM = click.Choice(["table", "csv", "json", "md"])
 
 
 class _Group(click.Group):
@@ -128,9 +129,7 @@ _listing("backends", "The upstreams, and whether their environments are there.",
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path), default="outputs/latest")
-@click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "md"]), default="table"
-)
+@click.option("--format", "form", type=FORM, default="table", help="How.  [default: table]")
 def results(run: Path, form: str) -> None:
     """Show the results of an earlier RUN (default: outputs/latest)."""
     from evalshim import results

@@ -6,7 +6,8 @@ right. Reads configuration files and nothing else.
 
 from __future__ import annotations
 
-import math
+import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
-from evalshim import registry
+from evalshim import documents, registry
 from evalshim.errors import ConfigError
 from evalshim.spec import EXACT_MATCHING, DatasetSpec, Mode, ModelSpec, RunSpec, slug
 
@@ -37,12 +36,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"not YAML: {path}", _yaml_problem(error), "mend that place in the file"
-        ) from error
+    raw = documents.parse(text, str(path))
     if raw is None:
         raise ConfigError(f"empty configuration: {path}", "", "it needs `models` and `datasets`")
     if not isinstance(raw, dict):
@@ -77,24 +71,23 @@ def value(text: str, where: str) -> Any:
     """
     if re.fullmatch(r"\[\d*:\d*\]", text.strip()):
         return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: the value is not YAML", _yaml_problem(error)) from error
+    return documents.parse(text, f"{where}: the value")
 
 
-def with_endpoint(models: Any, name: str | None, api_base: str | None) -> list[Any]:
+def with_endpoint(models: Any, name: str | None, api_base: str | None) -> Any:
     """`models` of a configuration with `--model` and `--api-base` put in.
 
     A name takes the place of all models; an address alone, that of every model's.
+    What is malformed stays, for `parse` to refuse.
     """
     if name:
-        known = [m for m in models or [] if isinstance(m, dict) and m.get("name") == name]
+        listed = models if isinstance(models, list) else []
+        known = [m for m in listed if isinstance(m, dict) and m.get("name") == name]
         models = known or [{"name": name}]
-    elif not isinstance(models, list):
-        return [{"name": "auto", "api_base": api_base}]
-    if api_base is None:
-        return list(models)
+    elif models is None:
+        models = [{"name": "auto"}]
+    if api_base is None or not isinstance(models, list):
+        return models
     return [{**m, "api_base": api_base} if isinstance(m, dict) else m for m in models]
 
 
@@ -115,7 +108,8 @@ def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
     found = _list(raw, "datasets", _NO_DATASETS)
     datasets = tuple(_dataset(d, i, beside) for i, d in enumerate(found))
     _distinct("dataset", [d.name for d in datasets])
-    known = {key: read(raw[key], key) for key, read in RUN_KEYS.items() if key in raw and read}
+    given = {"work_dir": "outputs", **raw}
+    known = {key: read(given[key], key) for key, read in RUN_KEYS.items() if key in given and read}
     return RunSpec(models=models, datasets=datasets, **known)
 
 
@@ -125,20 +119,26 @@ def plain(spec: RunSpec) -> dict[str, Any]:
     for m in spec.models:
         given = {key: getattr(m, key) for key in MODEL_KEYS if key != "key"}
         models.append({key: value for key, value in given.items() if value not in (None, {})})
-    datasets: list[Any] = []
-    for d in spec.datasets:
-        registered = registry.entries().get(d.name)
-        if d == registered:
-            datasets.append(d.name)
-        else:
-            own = {"name": d.name, "backend": d.backend, "path": d.path and str(d.path)}
-            if d.target != d.name:
-                own["dataset"] = d.target
-            datasets.append({**own, **({"format": d.format} if d.format else {})})
+    datasets = [_plain_dataset(d) for d in spec.datasets]
     rest = {key: getattr(spec, key) for key, read in RUN_KEYS.items() if read}
     rest["work_dir"] = str(spec.work_dir)
     kept = {key: value for key, value in rest.items() if value is not None}
     return {"models": models, "datasets": datasets, **kept}
+
+
+def _plain_dataset(dataset: DatasetSpec) -> Any:
+    known = registry.entries()
+    if dataset == known.get(dataset.name):
+        return dataset.name
+    origins = [e for e in known.values() if e.target == dataset.target]
+    origin = next((e for e in origins if e.path == dataset.path), next(iter(origins), None))
+    own = dataset.path if not origin or origin.path != dataset.path else None
+    return {
+        "name": dataset.name,
+        **({"dataset": origin.name} if origin else {"backend": dataset.backend}),
+        **({"path": str(own)} if own else {}),
+        **({"format": dataset.format} if dataset.format and not origin else {}),
+    }
 
 
 # Readers: each takes what was written and where, gives the value or raises ConfigError.
@@ -154,7 +154,7 @@ def _number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
     def read(value: Any, where: str) -> float | int:
         kind = "a whole number" if whole else "a number"
         good = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if isinstance(value, bool) or not good or not math.isfinite(value) or value < low:
+        if isinstance(value, bool) or not good or not low <= value < 2**63:
             raise _wrong(where, value, f"{kind} of at least {low:g}")
         return value  # type: ignore[no-any-return]
 
@@ -171,10 +171,27 @@ def _choice(*allowed: str) -> Callable[[Any, str], str]:
     return read
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
+def _body(value: Any, where: str) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _wrong(where, value, f"JSON ({error})") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise _wrong(where, value, "a mapping")
+    for key in ("model", "messages", "api_base", "key"):
+        if key in value:
+            raise ConfigError(
+                f"{where}.{key}: not by extra_body", "", f"the model has its own `{key}`"
+            )
     return value
+
+
+def _path(value: Any, where: str) -> Path:
+    text = _text(value, where)
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~someone, and there is no such user
+        raise _wrong(where, value, f"a path ({error})") from error
 
 
 def _img_size(value: Any, where: str) -> int:
@@ -216,7 +233,7 @@ RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "limit": _limit,
     "concurrency": _number(1, whole=True),
     "mode": _choice(*get_args(Mode)),
-    "work_dir": lambda value, where: Path(_text(value, where)).expanduser().absolute(),
+    "work_dir": _path,
     "fail_on": _number(0),
     "python": _text,
 }
@@ -236,11 +253,17 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "img_size": _img_size,
     "img_detail": _choice("low", "high"),
     "system_prompt": _text,
-    "extra_body": _mapping,
+    "extra_body": _body,
     "concurrency": _number(1, whole=True),
 }
 
-DATASET_KEYS = ("name", "path", "format", "backend", "dataset")
+DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
+    "name": _text,
+    "path": _text,
+    "format": _choice(*FORMATS),
+    "backend": _choice(*registry.BACKENDS),
+    "dataset": _text,
+}
 _NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
 _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 
@@ -278,34 +301,51 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
     _no_unknown(raw, DATASET_KEYS, where)
     if "name" not in raw:
         raise ConfigError(f"{where}: no `name`", "", "e.g. {name: pets, path: data/pets.tsv}")
-    name = _text(raw["name"], f"{where}.name")
-    backend: Any = raw.get("backend")
-    if backend is not None:
-        _choice(*registry.BACKENDS)(backend, f"{where}.backend")
-    if "path" not in raw:
-        found = registry.resolve(_text(raw.get("dataset", name), f"{where}.dataset"), backend)
-        return replace(found, name=name)
-    path = _data_path(_text(raw["path"], f"{where}.path"), f"{where}.path", beside)
-    if "dataset" in raw or name in registry.entries():
-        base = registry.resolve(_text(raw.get("dataset", name), f"{where}.dataset"), backend)
-        if base.backend == "opencompass":
-            return replace(base, name=name, path=path)
+    given = {
+        key: read(raw[key], f"{where}.{key}") for key, read in DATASET_KEYS.items() if key in raw
+    }
+    name, backend = given["name"], given.get("backend")
+    if "dataset" in raw or "path" not in raw or name in registry.entries():
+        found = registry.resolve(given.get("dataset", name), backend)
+        if "format" in raw:
+            raise ConfigError(f"{where}.format: {found.name} has its own", "", "leave `format` out")
+        if "path" not in raw:
+            return replace(found, name=name)
+        if found.backend == "opencompass":
+            return replace(
+                found, name=name, path=_data_path(given["path"], f"{where}.path", beside)
+            )
+        raise ConfigError(
+            f"{where}: {found.name} is a dataset of {found.backend} with data of its own",
+            "`path` is for data of yours",
+            "give it another `name`, without `dataset`",
+        )
+    if backend == "opencompass":
+        raise ConfigError(
+            f"{where}: which configuration of opencompass?",
+            "it needs one to read data of yours",
+            "e.g. dataset: gsm8k",
+        )
     if slug(name) != name:
         raise ConfigError(
             f"{where}.name: {name!r} cannot name a file",
             "upstream names its result files after the dataset",
             f"e.g. {slug(name)}",
         )
-    kind = _choice(*FORMATS)(raw.get("format", FORMATS[0]), f"{where}.format")
+    path = _data_path(given["path"], f"{where}.path", beside)
+    kind = given.get("format", FORMATS[0])
     return DatasetSpec(name=name, backend="vlmeval", target=name, path=path, format=kind)
 
 
 def _data_path(text: str, where: str, beside: Path | None) -> Path:
-    written = Path(text).expanduser()
-    places = [folder / written for folder in (beside, Path.cwd()) if folder]
-    for place in places:
-        if place.exists():
-            return place.resolve()
+    places: list[Path] = []
+    for folder in (beside, Path.cwd()):
+        try:
+            places += [folder / Path(text).expanduser()] if folder else []
+            if places and places[-1].exists():
+                return places[-1].resolve()
+        except (RuntimeError, OSError) as error:  # ~someone; a name that is too long
+            raise ConfigError(f"{where}: no such file: {text[:60]}", str(error)) from error
     looked = "\n".join(dict.fromkeys(str(p.absolute()) for p in places))
     raise ConfigError(
         f"{where}: no such file: {text}", f"looked for:\n{looked}", "correct the path"
@@ -322,11 +362,13 @@ def _list(raw: Mapping[str, Any], key: str, example: str) -> list[Any]:
 
 
 def _distinct(kind: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
+    """Refuse two names that are one, or become one where they name files."""
+    for first, second in itertools.combinations(names, 2):
+        if slug(first) == slug(second):
             raise ConfigError(
-                f"two {kind}s are named {name}",
-                "names tell the rows of the result table apart",
+                f"two {kind}s are named {first}"
+                + (f" and {second}, one name for a file" if first != second else ""),
+                "names tell the rows of the result table and the files of a run apart",
                 "give each a `name` of its own",
             )
 
@@ -350,12 +392,6 @@ def _wrong(where: str, value: Any, wanted: str, hint: str = "") -> ConfigError:
     )
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
-
-
 def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _copy(v) for k, v in value.items()}
@@ -366,7 +402,7 @@ def _assign(target: Any, keys: Sequence[str], value: Any, assignment: str) -> No
     for step, key in enumerate(keys):
         index: Any = key
         if isinstance(target, list):
-            index = int(key) if key.isdigit() else len(target)
+            index = int(key) if key.isdecimal() and key.isascii() else len(target)
         if isinstance(target, list) and index >= len(target):
             raise ConfigError(f"--set {assignment}: no item {key}", f"the list has {len(target)}")
         if not isinstance(target, (dict, list)):

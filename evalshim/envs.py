@@ -96,11 +96,12 @@ def interpreter(backend: BackendName, explicit: str | None = None) -> Interprete
         SetupError: There is none, or `explicit` cannot import the upstream.
     """
     if explicit:
-        _must_have(explicit, backend)
-        return Interpreter(explicit, "given with --python or `python:`", False)
+        found = _with_upstream(explicit, backend)
+        return Interpreter(found, "given with --python or `python:`", False)
     if state(backend):
         return Interpreter(python_of(prefix(backend)), "the managed environment", True)
-    if importlib.util.find_spec(backend):
+    # A folder of that name is found as well, as a package without a file.
+    if (spec := importlib.util.find_spec(backend)) and spec.origin:
         return Interpreter(sys.executable, "the running interpreter has it installed", False)
     raise SetupError(
         f"no environment for {backend}",
@@ -113,9 +114,11 @@ def state(backend: BackendName) -> State | None:
     """The state of a complete managed environment; None where there is none."""
     try:
         raw = json.loads((prefix(backend) / STATE).read_text(encoding="utf-8"))
-        return State(**{**raw, "health": Health(**raw["health"])})
+        found = State(**{**raw, "health": Health(**raw["health"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    # The interpreter that it was made with may be gone.
+    return found if Path(python_of(prefix(backend))).exists() else None
 
 
 def setup(
@@ -246,11 +249,16 @@ def _mend_torchvision(folder: Path) -> None:
         (packages / "evalshim_torchvision_ops.pth").write_text(line, encoding="utf-8")
 
 
-def _must_have(python: str, backend: BackendName) -> None:
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({backend!r}) is None)"
-    found = shutil.which(python)
+def _with_upstream(python: str, backend: BackendName) -> str:
+    """The path of `python`, which must have the upstream installed."""
+    found = shutil.which(os.path.expanduser(python))  # noqa: PTH111 - keeps a bare name bare
     if not found:
         raise SetupError(f"no such interpreter: {python}", "", "give the path of a Python")
+    code = (
+        "import sys; sys.path = [p for p in sys.path if p]\n"  # '' is the working directory
+        "from importlib.util import find_spec\n"
+        f"spec = find_spec({backend!r}); sys.exit(not (spec and spec.origin))"
+    )
     try:
         process.run([found, "-c", code], timeout=60)
     except SetupError as error:
@@ -259,6 +267,7 @@ def _must_have(python: str, backend: BackendName) -> None:
             error.why,
             f"install it there: pip install 'evalshim[{backend}]', or leave --python out",
         ) from error
+    return found
 
 
 @contextlib.contextmanager

@@ -41,21 +41,28 @@ def for_uv(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _options(environ: Mapping[str, str]) -> dict[str, str]:
-    """pip's options: from its files, least specific first, then from its variables."""
-    options: dict[str, str] = {}
+    """pip's options: from [global] of its files, then [install], then its variables."""
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}}
     for path in _files(environ):
         parser = configparser.RawConfigParser()
         try:
             parser.read(path, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError):
             continue
-        for section in ("global", "install"):
-            if parser.has_section(section):
-                options.update({k.replace("_", "-"): v for k, v in parser.items(section)})
-    for name, value in environ.items():
-        if name.startswith("PIP_") and name != "PIP_CONFIG_FILE":
-            options[name[4:].lower().replace("_", "-")] = value
-    return options
+        for name, options in sections.items():
+            if parser.has_section(name):
+                options.update((_option(key), value) for key, value in parser.items(name))
+    variables = {
+        _option(name[4:].lower()): value
+        for name, value in environ.items()
+        if name.startswith("PIP_") and name != "PIP_CONFIG_FILE" and value
+    }
+    return {**sections["global"], **sections["install"], **variables}
+
+
+def _option(key: str) -> str:
+    key = key.replace("_", "-")
+    return "timeout" if key == "default-timeout" else key
 
 
 def _files(environ: Mapping[str, str]) -> Iterable[Path]:
@@ -67,13 +74,14 @@ def _files(environ: Mapping[str, str]) -> Iterable[Path]:
     if sys.platform == "darwin":
         yield Path("/Library/Application Support/pip/pip.conf")
     else:
-        for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":"):
+        for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"):
             yield Path(folder) / "pip" / "pip.conf"
     yield Path("/etc/pip.conf")
-    yield home / ".pip" / "pip.conf"
-    if sys.platform == "darwin":
-        yield home / "Library" / "Application Support" / "pip" / "pip.conf"
-    yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
+    if not (given and Path(given).exists()):
+        yield home / ".pip" / "pip.conf"
+        if sys.platform == "darwin":
+            yield home / "Library" / "Application Support" / "pip" / "pip.conf"
+        yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
     yield Path(sys.prefix) / "pip.conf"
     if given:
         yield Path(given)

@@ -42,7 +42,13 @@ def run(
     shown = shlex.join(argv)
     try:
         done = subprocess.run(
-            argv, env=env, timeout=timeout, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            argv,
+            env=env,
+            timeout=timeout,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
         )
     except OSError as error:
         raise SetupError(f"cannot run {argv[0]}", str(error)) from error
@@ -102,22 +108,31 @@ class Worker:
         return self._process.pid if self._process else None
 
     def run(self) -> Exit:
-        """Start the worker and return when it has ended; events come on this thread."""
+        """Start the worker and return when it has ended; events come on this thread.
+
+        Raises:
+            SetupError: It cannot be started.
+        """
+        job = json.dumps(self._job).encode() + b"\n"
         # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
-        self._process = process = subprocess.Popen(
-            self._argv,
-            env=self._env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:
+            self._process = process = subprocess.Popen(
+                self._argv,
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SetupError(f"cannot run {self._argv[0]}", str(error)) from error
         assert process.stdin and process.stdout and process.stderr
+        threading.Thread(target=self._reap, daemon=True).start()
         pump = threading.Thread(target=self._logs.pump, args=(process.stderr,), daemon=True)
         pump.start()
         # A worker that died at once has closed the pipe; its exit code tells the rest.
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(self._job).encode() + b"\n")
+            process.stdin.write(job)
             process.stdin.flush()
         clean = False
         for line in process.stdout:
@@ -128,10 +143,16 @@ class Worker:
             if not clean:
                 self._on_event(event)
         code = process.wait()
-        self.stop()
         pump.join(timeout=5)
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         return Exit(code, clean and code == 0)
+
+    def _reap(self) -> None:
+        """Once the worker is gone, its children go too: they hold the pipes we read from."""
+        assert self._process
+        self._process.wait()
+        self.stop()
 
     def stop(self) -> None:
         """End the worker and whatever it started; harmless when it has ended."""
@@ -153,7 +174,8 @@ class Logs:
         self._folder = folder
         self._name = name
         # Bytes: a log may hold anything.
-        self._secrets = [s.encode() for s in secrets if len(s) >= 8]
+        # The longest first: one secret may begin like another.
+        self._secrets = [s.encode() for s in sorted(secrets, key=len, reverse=True) if len(s) >= 8]
         self._tail: dict[str, deque[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -169,25 +191,33 @@ class Logs:
         cell, file = "", self.path().open("ab", buffering=0)
         try:
             for raw in stream:
-                if raw.startswith(b"\x1e"):
-                    file.close()
-                    cell = raw[1:].decode().strip()
-                    file = self.path(cell).open("ab", buffering=0)
+                # Upstream may have left a line without end, a progress bar say.
+                line, mark, name = raw.rpartition(b"\x1e")
+                text = name.decode(errors="replace").strip()
+                if not mark or (text and slug(text) != text):
+                    self._write(file, cell, raw)
                     continue
-                line = raw
-                for secret in self._secrets:
-                    line = line.replace(secret, b"***")
-                file.write(line)
-                text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]
-                if text:
-                    self._tail.setdefault(cell, deque(maxlen=8)).append(text)
+                if line:
+                    self._write(file, cell, line)
+                file.close()
+                cell = text
+                file = self.path(cell).open("ab", buffering=0)
         finally:
             file.close()
+
+    def _write(self, file: IO[bytes], cell: str, line: bytes) -> None:
+        for secret in self._secrets:
+            line = line.replace(secret, b"***")
+        file.write(line if line.endswith(b"\n") else line + b"\n")
+        text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]
+        if text:
+            self._tail.setdefault(cell, deque(maxlen=8)).append(text)
 
 
 def _event(line: bytes) -> Event | None:
     try:
         data = json.loads(line)
-    except ValueError:  # half a line of a worker that was killed
+        return Event(data.pop("event"), data.pop("cell", None), data)
+    # Half a line of a worker that was killed, or what is no event at all.
+    except (ValueError, TypeError, AttributeError, KeyError):
         return None
-    return Event(data.pop("event"), data.pop("cell", None), data)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -54,7 +56,7 @@ class RunResult:
         """One line per model x dataset x sample, columns as in samples.jsonl."""
         import pandas as pd
 
-        records = [json.loads(line) for line in _lines(self.path / "samples.jsonl")]
+        records = [json.loads(line) for line in _lines(self.path / "samples.jsonl") if line]
         return pd.DataFrame(records, columns=[f.name for f in fields(Sample)])
 
     def _repr_html_(self) -> str:
@@ -81,7 +83,7 @@ def row_numbers(metric: Metric) -> dict[str, Any]:
 def score(value: Any, unit: str | None) -> float | None:
     """`value` on 0..1, where its unit allows that."""
     divisor = {"fraction": 1, "percent": 100}.get(unit or "")
-    if divisor is None or isinstance(value, str) or value is None:
+    if divisor is None or isinstance(value, str) or value is None or not math.isfinite(value):
         return None
     return round(float(value) / divisor, 10)
 
@@ -93,7 +95,7 @@ def write(
     write_json(path / "run.json", header)
     write_json(path / "results.json", envelope(header, rows))
     write_text(path / "results.csv", to_csv(rows))
-    lines = (json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in samples)
+    lines = (to_json(asdict(s)) + "\n" for s in samples)
     write_text(path / "samples.jsonl", "".join(lines))
 
 
@@ -132,7 +134,7 @@ def render(result: RunResult, form: str) -> str:
     if form == "csv":
         return to_csv(result.rows).rstrip("\n")
     if form == "json":
-        return json.dumps(envelope(result.header, result.rows), ensure_ascii=False, indent=2)
+        return to_json(envelope(result.header, result.rows), indent=2)
     return table(result.rows, "github" if form == "md" else "simple")
 
 
@@ -144,12 +146,13 @@ def table(rows: Sequence[Row], form: str = "simple") -> str:
     """
     from tabulate import tabulate
 
+    bar = "\\|" if form == "github" else "|"
     columns = [c for c in _TABLE if c != "failed" or any(r.n_failed for r in rows)]
     # The model's name says nothing where there is one.
     if len({r.model for r in rows}) == 1 and form == "simple":
         columns.remove("model")
     shown = tabulate(
-        [[_cell(row, c) for c in columns] for row in rows],
+        [[_cell(row, c).replace("|", bar) for c in columns] for row in rows],
         headers=columns,
         tablefmt=form,
         disable_numparse=True,
@@ -171,8 +174,14 @@ def to_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def to_json(data: Any, indent: int | None = None) -> str:
+    """JSON that any reader takes: no NaN, and no half of a surrogate pair as it stands."""
+    text = json.dumps(_finite(data), ensure_ascii=False, indent=indent, default=str)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def write_json(path: Path, data: Any) -> None:
-    write_text(path, json.dumps(data, ensure_ascii=False, indent=2, default=str) + "\n")
+    write_text(path, to_json(data, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -189,9 +198,18 @@ def _cell(row: Row, column: str) -> str:
     if column == "metric" and row.is_primary:
         return f"{value} *"
     if isinstance(value, float):
-        return f"{value:.4f}" if column == "score" or abs(value) < 1 else f"{value:.2f}"
+        return f"{value:.4f}" if column == "score" or row.unit == "fraction" else f"{value:.2f}"
     return "" if value is None else str(value)
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # Not splitlines, which takes U+2028 and its like for the end of a line.
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.exists() else []
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

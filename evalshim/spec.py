@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class ModelSpec:
         """The variable in which a worker finds the key."""
         if self.key_env:
             return self.key_env
-        return f"EVALSHIM_KEY_{slug(self.name).upper().replace('-', '_').replace('.', '_')}"
+        return f"EVALSHIM_KEY_{sha256(self.name.encode()).hexdigest()[:8].upper()}"
 
 
 @dataclass(frozen=True)

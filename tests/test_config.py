@@ -112,6 +112,19 @@ class TestFile:
         with pytest.raises(ConfigError, match="limit"):
             config.load(path)
 
+    def test_what_models_share_may_be_written_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "eval.yaml"
+        path.write_text(
+            "models:\n"
+            "  - &base {name: a, api_base: http://h/v1, seed: 1}\n"
+            "  - {<<: *base, name: b}\n"
+        )
+
+        assert config.load(path)["models"] == [
+            {"name": "a", "api_base": "http://h/v1", "seed": 1},
+            {"name": "b", "api_base": "http://h/v1", "seed": 1},
+        ]
+
 
 class TestKeys:
     def test_defaults(self, minimal: Minimal) -> None:

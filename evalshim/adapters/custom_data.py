@@ -10,7 +10,7 @@ import ast
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
@@ -52,13 +52,13 @@ def check_mcq(path: Path) -> int:
         )
     if table.empty:
         raise _defect(path, "no rows", "the file has a header and nothing below it")
-    _check_index(path, table["index"].tolist())
-    if "image" in table:
-        _check_base64(path, table["index"].tolist(), table["image"].tolist())
-    elif "image_path" in table:
-        for line, cell in enumerate(table["image_path"], start=2):
-            for name in _as_list(cell):
-                _check_picture(path, line, "image_path", _beside(path, name))
+    _check_index(path, table)
+    for position, cell in enumerate(table.get("image", ())):
+        _check_base64(path, table, position, cell)
+    if "image" not in table:
+        for position, cell in enumerate(table.get("image_path", ())):
+            for name in as_list(cell):
+                _check_picture(path, table, position, "image_path", _beside(path, name))
     return len(table)
 
 
@@ -69,7 +69,7 @@ def place(path: Path, destination: Path) -> None:
     VLMEvalKit takes a relative `image_path` from its working directory, and
     writes an `image` to the path that `image_path` names.
     """
-    columns = _header(path)
+    columns = list(_read(path, rows=0).columns)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if "image_path" not in columns:
         destination.symlink_to(path)
@@ -82,83 +82,107 @@ def place(path: Path, destination: Path) -> None:
     table.to_csv(destination, sep="\t", index=False)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
     import pandas as pd
 
     try:
         # Text as it stands: upstream decides what "NA" or "007" mean.
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", nrows=rows
+        )
     except pd.errors.EmptyDataError:
         raise _defect(path, "empty file", "not even a header") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise _defect(path, "not a TSV file", str(error)) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}", str(error)) from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise _defect(
+            path,
+            "more cells than the header has columns",
+            "every row has at least one more, and all would move by one",
+        )
+    return table
 
 
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as file:
-        return file.readline().rstrip("\r\n").split("\t")
-
-
-def _check_index(path: Path, index: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for line, value in enumerate(index, start=2):
+def _check_index(path: Path, table: pd.DataFrame) -> None:
+    values: list[str] = table["index"].tolist()
+    whole = all(re.fullmatch(r"\s*[+-]?\d+\s*", value) for value in values)
+    seen: dict[str | int, int] = {}
+    for position, value in enumerate(values):
         if not value:
-            raise _defect(path, f"line {line}: empty index", "every row needs an index of its own")
-        if value in seen:
+            line = _line(table, position)
+            raise _defect(path, f"line {line}: empty index", "every row needs one of its own")
+        # Upstream reads a column of whole numbers as numbers: 1 and 01 are one index.
+        first = seen.setdefault(int(value) if whole else value, position)
+        if first != position:
             raise _defect(
                 path,
                 f"duplicate index {value}",
-                f"lines {seen[value]} and {line}; upstream tells samples apart by it",
+                f"lines {_line(table, first)} and {_line(table, position)}; "
+                "upstream tells samples apart by it",
             )
-        seen[value] = line
 
 
-def _check_base64(path: Path, index: Sequence[str], cells: Sequence[str]) -> None:
-    pictures = {i for i, cell in zip(index, cells, strict=True) if len(cell) >= SHORTEST_PICTURE}
-    for line, cell in enumerate(cells, start=2):
-        if not cell:
+def _check_base64(path: Path, table: pd.DataFrame, position: int, cell: str) -> None:
+    where = f"line {_line(table, position)}, column image" if len(cell) < SHORTEST_PICTURE else ""
+    if not cell:
+        raise _defect(path, f"{where}: no picture", "VLMEvalKit would drop the row")
+    if where:
+        if not (table.loc[table["index"] == cell, "image"].str.len() >= SHORTEST_PICTURE).any():
             raise _defect(
-                path, f"line {line}, column image: no picture", "VLMEvalKit would drop the row"
+                path,
+                f"{where}: {cell!r} is no picture",
+                "so short a cell names the index of a row with a picture; no row has this one",
             )
-        if len(cell) < SHORTEST_PICTURE:
-            if cell not in pictures:
-                raise _defect(
-                    path,
-                    f"line {line}, column image: {cell!r} is no picture",
-                    "so short a cell names the index of a row with a picture; no row has this one",
-                )
-            continue
-        for text in _as_list(cell):
-            try:
-                data = base64.b64decode(text, validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise _defect(
-                    path, f"line {line}, column image: not a picture", f"not base64: {error}"
-                ) from error
-            _check_picture(path, line, "image", io.BytesIO(data))
+        return
+    for text in as_list(cell):
+        try:
+            data = base64.b64decode("".join(text.split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            where = f"line {_line(table, position)}, column image: not a picture"
+            raise _defect(path, where, f"not base64: {error}") from error
+        _check_picture(path, table, position, "image", io.BytesIO(data))
 
 
-def _check_picture(path: Path, line: int, column: str, source: Path | io.BytesIO) -> None:
+def _check_picture(
+    path: Path, table: pd.DataFrame, position: int, column: str, source: Path | io.BytesIO
+) -> None:
     from PIL import Image
 
-    where = f"line {line}, column {column}: not a picture"
     try:
         with catch_warnings():
             simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source) as image:
-                image.verify()
-    except FileNotFoundError as error:
-        raise _defect(path, where, f"no such file: {source}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _defect(path, where, f"too large: {error}") from error
+                # An eighth of the pixels of a JPEG: all of its data is still read.
+                image.draft(None, (image.width // 8, image.height // 8))
+                image.load()
     except Exception as error:  # Pillow raises whatever its decoders raise
-        shown = "it is in no format that Pillow knows" if "BytesIO" in str(error) else str(error)
-        raise _defect(path, where, shown) from error
+        where = f"line {_line(table, position)}, column {column}: not a picture"
+        raise _defect(path, where, _picture_problem(error, source)) from error
 
 
-def _as_list(cell: str) -> list[str]:
+def _picture_problem(error: Exception, source: Path | io.BytesIO) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {source}"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"too large: {error}"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no format that Pillow knows"
+    return str(error)
+
+
+def _line(table: pd.DataFrame, position: int) -> int:
+    """The line of the file on which a row begins: cells above it may hold several."""
+    above = table.iloc[:position]
+    breaks = sum(int(above[column].str.count("\n").sum()) for column in above)
+    return 2 + position + breaks
+
+
+def as_list(cell: str) -> list[str]:
+    """The texts of a cell that holds one, or several as the literal of a list."""
     if cell.startswith("[") and cell.endswith("]"):
         try:
             value = ast.literal_eval(cell)
@@ -170,12 +194,15 @@ def _as_list(cell: str) -> list[str]:
 
 
 def _absolute(path: Path, cell: str) -> str:
-    names = [str(_beside(path, name)) for name in _as_list(cell)]
+    names = [str(_beside(path, name)) for name in as_list(cell)]
     return names[0] if len(names) == 1 else repr(names)
 
 
 def _beside(path: Path, name: str) -> Path:
-    return path.parent / Path(name).expanduser()
+    try:
+        return path.parent / Path(name).expanduser()
+    except RuntimeError:  # ~someone, and there is no such user
+        return path.parent / name
 
 
 def _defect(path: Path, what: str, why: str) -> ConfigError:

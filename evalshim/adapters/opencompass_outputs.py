@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, slug
+from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit, slug
 
 # DefaultSummarizer's order of importance, and what it leaves out.
 _FIRST = (
@@ -41,28 +41,33 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         for abbr, answers in predictions.items()
         for sample in _samples(cell, abbr, answers, results.get(abbr, {}), run_dir)
     )
-    n = len(samples)
+    n, error = len(samples), finished["error"]
     if spec.mode == "infer":
-        return CellOutcome("infer_only", finished["error"], (), samples, n, 0)
-    single = len(finished["predictions"]) == 1
+        return CellOutcome("failed" if error else "infer_only", error, (), samples, n, 0)
+    # Where a set of several has only one prediction left, the error names the others.
+    single = len(predictions) == 1 and not error
     metrics = [
-        m
+        metric
         for abbr, values in results.items()
-        for m in _metrics("overall" if single else abbr, values, finished["results"][abbr])
+        for metric in _metrics("overall" if single else abbr, values, finished["results"][abbr])
     ]
-    groups = list(_groups(cell, finished))
-    if groups:
-        metrics = [*groups, *metrics]
-    metrics = _with_one_primary(metrics)
+    metrics = _with_one_primary([*_groups(cell, finished), *metrics])
+    error = error or _missing(predictions, results)
+    if not metrics:
+        return CellOutcome("failed", error or "upstream wrote no result", (), samples, n, 0)
+    scorer = "rule:" + next(m.name for m in metrics if m.is_primary)
+    return CellOutcome(
+        "failed" if error else "scored", error, tuple(metrics), samples, n, 0, scorer
+    )
+
+
+def _missing(predictions: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """What upstream did not score although it was answered, with upstream's first reason."""
     missing = [abbr for abbr in predictions if not _numbers(results.get(abbr, {}))]
-    error = finished["error"]
-    if missing and not error:
-        error = f"upstream reported no metric for {', '.join(missing)}"
-        reasons = [str(results[m]["error"]) for m in missing if "error" in results.get(m, {})]
-        error = ": ".join([error, *reasons[:1]])
-    scorer = "rule:" + next((m.name for m in metrics if m.is_primary), "")
-    status: CellStatus = "failed" if error or not metrics else "scored"
-    return CellOutcome(status, error, tuple(metrics), samples, n, 0, scorer if metrics else "")
+    if not missing:
+        return ""
+    reasons = [str(results[abbr]["error"]) for abbr in missing if "error" in results.get(abbr, {})]
+    return ": ".join([f"upstream reported no metric for {', '.join(missing)}", *reasons[:1]])
 
 
 def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metric]:
@@ -70,7 +75,9 @@ def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metr
         _numbers(values), key=lambda m: _FIRST.index(m) if m in _FIRST else len(_FIRST)
     )
     for position, name in enumerate(ordered):
-        yield Metric(subset, name, values[name], "percent", position == 0, Path(path))
+        # Evaluators report shares in percent, as floats, and counts as whole numbers.
+        unit: Unit = "raw" if isinstance(values[name], int) else "percent"
+        yield Metric(subset, name, values[name], unit, position == 0, Path(path))
 
 
 def _numbers(values: Mapping[str, Any]) -> list[str]:
@@ -108,11 +115,11 @@ def _with_one_primary(metrics: list[Metric]) -> list[Metric]:
 def _samples(
     cell: Cell, abbr: str, answers: Mapping[str, Any], result: Mapping[str, Any], run_dir: Path
 ) -> Iterable[Sample]:
-    details = result.get("details", {})
+    details = _details(result)
     equal = _counts_equality(result)
     for index, answer in answers.items():
         prompt = _last_prompt(answer.get("origin_prompt"))
-        found = details[int(index)] if isinstance(details, list) else details.get(index, {})
+        found = details.get(index, {})
         yield Sample(
             run_id=run_dir.name,
             backend=cell.dataset.backend,
@@ -139,9 +146,17 @@ def _last_prompt(prompt: Any) -> str:
     return str(prompt or "")
 
 
-def _verdict(found: Any, equal: bool) -> bool | None:
-    if not isinstance(found, dict):
-        return None
+def _details(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Upstream's details by index; evaluators write a list of them, tasks a mapping (0.5.4)."""
+    details = result.get("details")
+    if isinstance(details, list):
+        details = dict(enumerate(details))
+    if not isinstance(details, dict):
+        return {}
+    return {str(index): found for index, found in details.items() if isinstance(found, dict)}
+
+
+def _verdict(found: Mapping[str, Any], equal: bool) -> bool | None:
     if "correct" in found:
         correct = found["correct"]
         return bool(correct[0] if isinstance(correct, list) and correct else correct)
@@ -154,11 +169,10 @@ def _counts_equality(result: Mapping[str, Any]) -> bool:
     AccEvaluator and its like give no verdict on a single sample (0.5.4); where that
     share is the number they report, equality is what they counted.
     """
-    details = result.get("details")
-    if not isinstance(details, dict) or not isinstance(result.get("accuracy"), (int, float)):
+    found = list(_details(result).values())
+    if not found or not isinstance(result.get("accuracy"), (int, float)):
         return False
-    found = [d for d in details.values() if isinstance(d, dict)]
-    if not found or not all({"predictions", "references"} <= d.keys() for d in found):
+    if not all({"predictions", "references"} <= d.keys() for d in found):
         return False
     share = 100 * sum(map(_is_equal, found)) / len(found)
     return abs(share - float(result["accuracy"])) < 1e-6
@@ -169,12 +183,17 @@ def _is_equal(found: Mapping[str, Any]) -> bool:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _json(path: str) -> dict[str, Any]:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__}, not an object")
+        return value
     except (OSError, ValueError) as error:
         raise ResultsError(f"cannot read {path}", str(error)) from error
 

@@ -25,10 +25,10 @@ def model_arguments(model: ModelSpec) -> dict[str, Any]:
     """Keyword arguments of `vlmeval.api.CustomAPIModel`, without the key."""
     given = {name: getattr(model, name) for name in (*_BY_NAME, *_IN_BODY)}
     return {
+        **model.extra_body,
         "model": model.model,
         "api_base": f"{model.api_base}/chat/completions",
         **{name: value for name, value in given.items() if value is not None},
-        **model.extra_body,
     }
 
 

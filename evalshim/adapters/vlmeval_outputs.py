@@ -7,13 +7,14 @@ for 0.0.20.
 
 from __future__ import annotations
 
-import ast
+import itertools
 import json
 import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalshim.adapters.custom_data import as_list
 from evalshim.errors import ResultsError
 from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit
 
@@ -36,6 +37,8 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     files = {name: Path(path) for name, path in finished["files"].items()}
     if finished["status"] == "skipped":
         return CellOutcome("skipped", finished["error"])
+    if "prediction" not in files:
+        raise ResultsError("upstream named no file of predictions")
     predictions = _table(files["prediction"])
     failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
     n = len(predictions)
@@ -59,9 +62,9 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
 def _metrics(status: Path, prediction: Path, dataset: str, unit: Unit) -> tuple[Metric, ...]:
     try:
         entry = json.loads(status.read_text(encoding="utf-8"))["datasets"][dataset]
-    except (OSError, ValueError, KeyError) as error:
+        values: dict[str, Any] = dict(entry.get("metrics") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"cannot read {status}", repr(error)) from error
-    values: dict[str, Any] = entry.get("metrics", {})
     table = next(iter(sorted(prediction.parent.glob(f"{prediction.stem}_acc.*"))), None)
     name = "acc" if table else "score"
     primary = _primary(values, entry.get("primary_metric"))
@@ -130,11 +133,11 @@ def _verdict(hit: Any) -> bool | None:
 
 def _images(row: Mapping[Any, Any], pictures: Path, run_dir: Path) -> tuple[str, ...]:
     if row.get("image_path"):
-        text = str(row["image_path"])
-        return tuple(ast.literal_eval(text)) if text.startswith("[") else (text,)
+        return tuple(as_list(str(row["image_path"])))
     # ImageBaseDataset.dump_image: <index>.png, or <index>_<k>.png where there are several.
     one = pictures / f"{row['index']}.png"
-    found = [one] if one.exists() else sorted(pictures.glob(f"{row['index']}_*.png"))
+    several = (pictures / f"{row['index']}_{k}.png" for k in itertools.count())
+    found = [one] if one.exists() else itertools.takewhile(Path.exists, several)
     return tuple(str(p.relative_to(run_dir)) for p in found)
 
 
@@ -142,6 +145,10 @@ def _table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ResultsError(f"cannot read {path}", str(error)) from error
+    for column in ("index", "prediction"):
+        if column not in table:
+            raise ResultsError(f"cannot read {path}", f"no column `{column}`")
+    return table

@@ -3,13 +3,13 @@
 It must never look an answer up: nothing here knows a question, an index or a
 picture of the demo's data. What no rule settles gets a sentence that says so.
 
-Its known limits, each of which costs it a part of the demo's data:
+Its known limits, most of which cost it a part of the demo's data:
 
 Pictures
 - Shapes of one colour that touch or overlap are seen as one shape.
 - A shape is told by how much of its bounding box it fills, so a square that
   stands on its corner passes for a triangle.
-- It names colours by their hue alone; pink passes for red.
+- It names colours by their hue alone; brown passes for red.
 - It knows where shapes are, but has no rule for which are close to each other.
 
 Word problems
@@ -32,8 +32,8 @@ from typing import Any
 
 from evalshim.demo import arithmetic, pictures, science
 
-# The refusals hold no digit and no capital A to D, and are too long for VLMEvalKit
-# 0.0.20 to search for an option's text: upstream would take any of these for an answer.
+# The refusals hold no digit, no capital A to D and no option's text: upstream would take
+# any of these for an answer.
 _NO_RULE = "Sorry, this is a rule-based demo, not a model, and none of its rules settles this."
 _NO_PICTURE = "Sorry, this is a rule-based demo, not a model, and it cannot see the picture: {}."
 

@@ -21,7 +21,15 @@ _SPECK = 0.003  # of the picture; JPEG leaves stray pixels of odd colours along 
 
 _KINDS = {"circle", "square", "triangle", "rectangle"}
 # Where a colour's hue ends, in degrees; red is on both sides of 0.
-_HUES = {16: "red", 42: "orange", 70: "yellow", 170: "green", 255: "blue", 335: "purple", 361: "red"}
+_HUES = {
+    16: "red",
+    48: "orange",
+    70: "yellow",
+    170: "green",
+    255: "blue",
+    335: "purple",
+    361: "red",
+}
 _COLOURS = {*_HUES.values(), "black"}
 
 
@@ -68,13 +76,12 @@ def _decode(url: str) -> Image.Image:
     if not (head.startswith("data:") and head.endswith(";base64")):
         raise UnreadableError("it opens no addresses, only pictures sent with the message")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
-            rgb = picture.convert("RGB")
+        picture = Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableError("it could not be decoded") from error
     # Without smoothing, which would mix new colours along edges.
-    rgb.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.NEAREST)
-    return rgb
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.NEAREST)
+    return picture
 
 
 def _find_shapes(picture: Image.Image) -> Iterator[_Shape]:
@@ -118,7 +125,8 @@ def _measure(patch: list[tuple[int, int]], colour: str, width: int, height: int)
 
 # Answering
 
-_ORDERS: tuple[tuple[str, Callable[[_Shape], float]], ...] = (
+_Order = Callable[[_Shape], float]  # what a question is about has the least of it
+_ORDERS: tuple[tuple[str, _Order], ...] = (
     (r"\bleft\b|leftmost", lambda shape: shape.x),
     (r"\bright\b|rightmost", lambda shape: -shape.x),
     (r"\babove\b|\btop\b|topmost|highest", lambda shape: shape.y),
@@ -128,29 +136,57 @@ _ORDERS: tuple[tuple[str, Callable[[_Shape], float]], ...] = (
 )
 
 
+def _order(question: str) -> _Order | None:
+    return next((order for pattern, order in _ORDERS if re.search(pattern, question)), None)
+
+
 def _named(question: str, shapes: list[_Shape]) -> list[_Shape]:
     """The shapes of the colours and kinds a question names; all of them where it names none."""
-    words = set(re.findall(r"[a-z]+?(?=s?\b)", question))
+    words = {word.removesuffix("s") for word in re.findall(r"[a-z]+", question)}
     colours, kinds = words & _COLOURS or _COLOURS, words & _KINDS or _KINDS
     return [shape for shape in shapes if shape.colour in colours and shape.kind in kinds]
 
 
 def _meant(question: str, shapes: list[_Shape]) -> list[_Shape]:
     """The one shape a question is about, or none where that is not clear."""
-    asked, relation, anchor = re.split(r"( of |above|below|$)", question, maxsplit=1)
-    order = next((order for pattern, order in _ORDERS if re.search(pattern, question)), None)
-    found = _named(question, shapes)
-    if order and re.search(r"(?:left|right) of\b|above|below", question):
-        anchors = _named(anchor, shapes)
-        found = _named(asked, shapes)
-        found = [s for s in found if len(anchors) == 1 and order(s) < order(anchors[0]) - 0.1]
-        return sorted(found, key=order)[-1:]
+    relation = re.fullmatch(r"(.*)(left of|right of|above|below)(.*)", question)
+    if relation:
+        return _beyond(
+            _order(relation[2]), _named(relation[3], shapes), _named(relation[1], shapes)
+        )
+    found, order = _named(question, shapes), _order(question)
     if order:
         return sorted(found, key=order)[:1]
     return found if len(found) == 1 else []
+
+
+def _beyond(order: _Order | None, anchors: list[_Shape], shapes: list[_Shape]) -> list[_Shape]:
+    """The shape that comes right before the anchor, in an order from left, right, top or bottom."""
+    if order is None or len(anchors) != 1:
+        return []
+    before = [shape for shape in shapes if order(shape) < order(anchors[0]) - 0.1]
+    return sorted(before, key=order)[-1:]
 
 
 def _place(shape: _Shape) -> str:
     row = "top" if shape.y < 0.4 else "bottom" if shape.y > 0.6 else ""
     column = "left" if shape.x < 0.4 else "right" if shape.x > 0.6 else ""
     return f"{row} {column}".strip() or "centre"
+
+
+def _most_often(values: list[str]) -> set[str]:
+    counts = Counter(values)
+    return {value for value in counts if counts[value] == max(counts.values())}
+
+
+# The first pattern found in a question settles which texts are true answers to it.
+_RULES: tuple[tuple[str, Callable[[str, list[_Shape]], set[str]]], ...] = (
+    (r"clos(?:e|er|est) to|next to|between|touch", lambda question, shapes: set()),
+    (r"how many.* colours", lambda question, shapes: {str(len({s.colour for s in shapes}))}),
+    (r"how many", lambda question, shapes: {str(len(_named(question, shapes)))}),
+    (r"\bnot\b|missing", lambda question, shapes: _KINDS - {s.kind for s in shapes}),
+    (r"colour.* most often", lambda question, shapes: _most_often([s.colour for s in shapes])),
+    (r"where|which part", lambda question, shapes: {_place(s) for s in _meant(question, shapes)}),
+    (r"colour", lambda question, shapes: {s.colour for s in _meant(question, shapes)}),
+    (r"shape|object", lambda question, shapes: {s.kind for s in _meant(question, shapes)}),
+)

@@ -48,14 +48,17 @@ def hide(values):
     VLMEvalKit 0.0.20, OpenAIWrapper.__init__: `Using API Base: ...; API Key: ...`.
     Values too short to be a secret (`EMPTY`) stay.
     """
-    _hidden.extend(v for v in values if len(v) >= 8)
+    _hidden.extend(sorted((v for v in values if len(v) >= 8), key=len, reverse=True))
     if not _hidden:
         return
     plain = logging.getLogRecordFactory()
 
     def redacted(*args, **kwargs):
         record = plain(*args, **kwargs)
-        message = record.getMessage()
+        try:
+            message = record.getMessage()
+        except Exception:  # a malformed call, which logging itself reports
+            return record
         clean = _redact(message)
         if clean != message:
             record.msg, record.args = clean, None

@@ -1,0 +1,57 @@
+"""YAML (and so JSON) text -> plain values, strictly: no key twice, no Python objects.
+
+Turns whatever is wrong with a document into one `ConfigError` that names the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from evalshim.errors import ConfigError
+
+# The C loader is ten times faster; a PyYAML built without it still works.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """YAML's safe subset; a key given twice is an error, where PyYAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<` may well come twice
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                mark = key_node.start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", mark)
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+def parse(text: str, what: str) -> Any:
+    """The value that `text` holds.
+
+    Args:
+        what: What the text is, for the error: `<what> is not YAML`.
+
+    Raises:
+        ConfigError: With line and column.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what} is not YAML", _problem(error), "mend that place") from error
+    # PyYAML builds dates and numbers without catching what their constructors raise.
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{what} is not YAML", str(error), "quote what is text") from error
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
