@@ -108,6 +108,13 @@ def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
     found = _list(raw, "datasets", _NO_DATASETS)
     datasets = tuple(_dataset(d, i, beside) for i, d in enumerate(found))
     _distinct("dataset", [d.name for d in datasets])
+    for first, second in itertools.combinations(datasets, 2):
+        if replace(first, name=second.name) == second:
+            raise ConfigError(
+                f"{first.name} and {second.name} are one dataset",
+                "upstream would write the results of one over those of the other",
+                "name it once",
+            )
     given = {"work_dir": "outputs", **raw}
     known = {key: read(given[key], key) for key, read in RUN_KEYS.items() if key in given and read}
     return RunSpec(models=models, datasets=datasets, **known)
@@ -150,6 +157,10 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
+def _file(value: Any, where: str) -> str:
+    return _text(str(value) if isinstance(value, os.PathLike) else value, where)
+
+
 def _number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
     def read(value: Any, where: str) -> float | int:
         kind = "a whole number" if whole else "a number"
@@ -187,7 +198,7 @@ def _body(value: Any, where: str) -> dict[str, Any]:
 
 
 def _path(value: Any, where: str) -> Path:
-    text = _text(value, where)
+    text = _file(value, where)
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:  # ~someone, and there is no such user
@@ -207,7 +218,7 @@ def _limit(value: Any, where: str) -> int | float | str | None:
         start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
         if stop is None or stop > start:
             return value.strip()
-    if isinstance(value, float) and value >= 1 and value.is_integer():
+    if isinstance(value, float) and value > 1 and value.is_integer():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
@@ -221,6 +232,10 @@ def _limit(value: Any, where: str) -> int | float | str | None:
 def _api_base(value: Any, where: str) -> str:
     base = _text(value, where).strip().rstrip("/")
     base = base.removesuffix("/chat/completions").rstrip("/")
+    if re.match(r"https?://[^/]*@", base):
+        raise ConfigError(
+            f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
+        )
     if not re.match(r"https?://[^/]", base):
         raise _wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
     return base
@@ -259,7 +274,7 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
 
 DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": _text,
-    "path": _text,
+    "path": _file,
     "format": _choice(*FORMATS),
     "backend": _choice(*registry.BACKENDS),
     "dataset": _text,
@@ -309,6 +324,8 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
         found = registry.resolve(given.get("dataset", name), backend)
         if "format" in raw:
             raise ConfigError(f"{where}.format: {found.name} has its own", "", "leave `format` out")
+        if "path" not in raw and found.path and found.backend == "vlmeval":
+            return replace(found, name=_file_name(name, f"{where}.name"), target=name)
         if "path" not in raw:
             return replace(found, name=name)
         if found.backend == "opencompass":
@@ -326,15 +343,20 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
             "it needs one to read data of yours",
             "e.g. dataset: gsm8k",
         )
-    if slug(name) != name:
-        raise ConfigError(
-            f"{where}.name: {name!r} cannot name a file",
-            "upstream names its result files after the dataset",
-            f"e.g. {slug(name)}",
-        )
+    _file_name(name, f"{where}.name")
     path = _data_path(given["path"], f"{where}.path", beside)
     kind = given.get("format", FORMATS[0])
     return DatasetSpec(name=name, backend="vlmeval", target=name, path=path, format=kind)
+
+
+def _file_name(name: str, where: str) -> str:
+    if slug(name) != name:
+        raise ConfigError(
+            f"{where}: {name!r} cannot name a file",
+            "upstream names its result files after the dataset",
+            f"e.g. {slug(name)}",
+        )
+    return name
 
 
 def _data_path(text: str, where: str, beside: Path | None) -> Path:
@@ -364,7 +386,7 @@ def _list(raw: Mapping[str, Any], key: str, example: str) -> list[Any]:
 def _distinct(kind: str, names: Sequence[str]) -> None:
     """Refuse two names that are one, or become one where they name files."""
     for first, second in itertools.combinations(names, 2):
-        if slug(first) == slug(second):
+        if slug(first).casefold() == slug(second).casefold():
             raise ConfigError(
                 f"two {kind}s are named {first}"
                 + (f" and {second}, one name for a file" if first != second else ""),

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from evalshim.spec import BackendName, Event
 
 PINS = Path(__file__).parent / "pins"
 STATE = "evalshim-state.json"
+# Seconds; half a minute is usual on a laptop, ten where the disk is a network's.
+_LONGEST_IMPORT = 600
 TORCHVISION_OPS = Path(__file__).parent / "worker" / "torchvision_ops.py"
 
 
@@ -51,13 +54,15 @@ class State:
     """A complete environment, as its state file records it.
 
     Attributes:
-        recipe: Hash of everything that decided what was installed.
+        pins: Hash of our files that decided what was installed.
         source: What was given with `--from`; None for the pinned distribution.
+        python: What was given with `--python`.
         size: Bytes on disk.
     """
 
-    recipe: str
+    pins: str
     source: str | None
+    python: str | None
     packages: int
     size: int
     health: Health
@@ -140,11 +145,22 @@ def setup(
     Raises:
         SetupError: An install or the health check failed; nothing is left behind.
     """
-    recipe = _recipe(backend, python, source, upgrade)
+    if source and Path(source).expanduser().is_dir():
+        source = str(Path(source).expanduser().resolve())
+    pins = _pins(backend)
     with _lock(backend, say):
         current = state(backend)
-        if current and current.recipe == recipe:
-            return current
+        asked = (source, python)
+        if current and not upgrade and current.pins == pins:
+            if asked == (current.source, current.python):
+                return current
+            if asked == (None, None):
+                # Somebody asked for this one; a plain set-up is content with it.
+                say(
+                    f"{backend}: keeping the environment that was set up otherwise; "
+                    f"remove {prefix(backend)} for the pinned one"
+                )
+                return current
         _sweep(backend)
         place = prefix(backend)
         building = place.with_name(f".{backend}-{os.getpid()}")
@@ -152,7 +168,7 @@ def setup(
             _build(backend, building, python, source, upgrade, say)
             say(f"{backend}: checking that it imports")
             health = check(python_of(building), backend, managed=True)
-            made = State(recipe, source, _packages(building), _size(building), health)
+            made = State(pins, source, python, _packages(building), _size(building), health)
             _write(building / STATE, json.dumps(asdict(made), indent=2))
             _put(building, place)
         finally:
@@ -171,7 +187,13 @@ def check(python: str, backend: BackendName, *, managed: bool) -> Health:
     with _scratch() as folder:
         logs = process.Logs(folder, "health")
         job = {"backend": "health", "upstream": backend}
-        ended = process.Worker(python, job, env, logs, found.append).run()
+        worker = process.Worker(python, job, env, logs, found.append)
+        alarm = threading.Timer(_LONGEST_IMPORT, worker.stop)
+        alarm.start()
+        try:
+            ended = worker.run()
+        finally:
+            alarm.cancel()
         if not ended.clean or not found:
             raise SetupError(
                 f"{backend} does not import in {python}",
@@ -221,22 +243,20 @@ def _requirements(backend: BackendName, source: str | None, upgrade: bool) -> li
         ]
     if source:
         wanted = [line for line in wanted if not line.startswith(_DISTRIBUTIONS)]
-        path = Path(source).expanduser()
         # Editable: VLMEvalKit's run.py stands beside its package and is not installed with it.
-        wanted.insert(0, f"--editable {path.resolve()}" if path.is_dir() else source)
+        wanted.insert(0, f"--editable {source}" if Path(source).is_dir() else source)
     return wanted
 
 
 _DISTRIBUTIONS = ("ms-vlmeval", "opencompass")
 
 
-def _recipe(backend: BackendName, python: str | None, source: str | None, upgrade: bool) -> str:
+def _pins(backend: BackendName) -> str:
     digest = hashlib.sha256()
-    for name in (f"{backend}.in", f"{backend}.txt", "overrides.txt"):
+    for name in (f"{backend}.in", f"{backend}.txt", "overrides.txt", "overrides-no-compiler.txt"):
         digest.update((PINS / name).read_bytes())
     digest.update(TORCHVISION_OPS.read_bytes())
-    version = python or ".".join(map(str, sys.version_info[:2]))
-    digest.update(json.dumps([version, source, upgrade]).encode())
+    digest.update(str(_has_compiler()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ _UV: Final[Mapping[str, tuple[str, ...]]] = {
     "find-links": ("UV_FIND_LINKS",),
     "trusted-host": ("UV_INSECURE_HOST",),
     "cert": ("SSL_CERT_FILE",),
+    "proxy": ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"),
     "timeout": ("UV_HTTP_TIMEOUT",),
 }
 # How uv separates several values of a variable; find-links alone takes commas.

@@ -21,10 +21,20 @@ from typing import IO, Any
 from evalshim.errors import SetupError
 from evalshim.spec import Event, slug
 
+SHORTEST_SECRET = 8
+
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 
-# Would let packages of the calling environment into a managed one.
-_FOREIGN = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+# Would let packages of the calling environment into a managed one, or keep that one
+# from writing the bytecode that halves the time its upstream takes to import.
+_FOREIGN = (
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "VIRTUAL_ENV",
+    "__PYVENV_LAUNCHER__",
+    "PYTHONDONTWRITEBYTECODE",
+)
 
 
 def run(
@@ -74,6 +84,15 @@ def describe_exit(code: int) -> str:
     return f"signal {-code}"
 
 
+def redact(text: str, secrets: Sequence[str]) -> str:
+    """`text` without `secrets`; what is too short to be one (`EMPTY`) stays."""
+    # The longest first: one secret may begin like another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
 @dataclass(frozen=True)
 class Exit:
     """How a worker ended. `clean` is false where it died before its last event."""
@@ -102,6 +121,8 @@ class Worker:
         self._logs = logs
         self._on_event = on_event
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -115,17 +136,20 @@ class Worker:
         """
         job = json.dumps(self._job).encode() + b"\n"
         # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
-        try:
-            self._process = process = subprocess.Popen(
-                self._argv,
-                env=self._env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SetupError(f"cannot run {self._argv[0]}", str(error)) from error
+        with self._lock:
+            if self._stopped:
+                return Exit(-signal.SIGKILL, False)
+            try:
+                self._process = process = subprocess.Popen(
+                    self._argv,
+                    env=self._env,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SetupError(f"cannot run {self._argv[0]}", str(error)) from error
         assert process.stdin and process.stdout and process.stderr
         threading.Thread(target=self._reap, daemon=True).start()
         pump = threading.Thread(target=self._logs.pump, args=(process.stderr,), daemon=True)
@@ -155,7 +179,9 @@ class Worker:
         self.stop()
 
     def stop(self) -> None:
-        """End the worker and whatever it started; harmless when it has ended."""
+        """End the worker and whatever it started, or keep it from starting; from any thread."""
+        with self._lock:
+            self._stopped = True
         if self._process:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -174,8 +200,7 @@ class Logs:
         self._folder = folder
         self._name = name
         # Bytes: a log may hold anything.
-        # The longest first: one secret may begin like another.
-        self._secrets = [s.encode() for s in sorted(secrets, key=len, reverse=True) if len(s) >= 8]
+        self._secrets = secrets
         self._tail: dict[str, deque[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -188,27 +213,33 @@ class Logs:
 
     def pump(self, stream: IO[bytes]) -> None:
         """Copy a worker's stderr to the files until it ends."""
-        cell, file = "", self.path().open("ab", buffering=0)
-        try:
-            for raw in stream:
-                # Upstream may have left a line without end, a progress bar say.
-                line, mark, name = raw.rpartition(b"\x1e")
-                text = name.decode(errors="replace").strip()
-                if not mark or (text and slug(text) != text):
-                    self._write(file, cell, raw)
-                    continue
-                if line:
-                    self._write(file, cell, line)
-                file.close()
-                cell = text
-                file = self.path(cell).open("ab", buffering=0)
-        finally:
+        cell, file = "", self._open("")
+        for raw in stream:
+            # Upstream may have left a line without end, a progress bar say.
+            line, mark, name = raw.rpartition(b"\x1e")
+            text = name.decode(errors="replace").strip()
+            if not mark or (text and slug(text) != text):
+                self._write(file, cell, raw)
+                continue
+            if line:
+                self._write(file, cell, line)
             file.close()
+            cell, file = text, self._open(text)
+        file.close()
+
+    def _open(self, cell: str) -> IO[bytes]:
+        try:
+            return self.path(cell).open("ab", buffering=0)
+        except OSError:  # the disk is full, say; the worker must be read all the same
+            return Path(os.devnull).open("wb", buffering=0)
 
     def _write(self, file: IO[bytes], cell: str, line: bytes) -> None:
-        for secret in self._secrets:
-            line = line.replace(secret, b"***")
-        file.write(line if line.endswith(b"\n") else line + b"\n")
+        # latin-1 keeps every byte: a log may hold anything.
+        secrets = [secret.encode().decode("latin-1") for secret in self._secrets]
+        line = redact(line.decode("latin-1"), secrets).encode("latin-1")
+        # Even where the disk is full: a worker whose stderr nobody reads stands still.
+        with contextlib.suppress(OSError):
+            file.write(line if line.endswith(b"\n") else line + b"\n")
         text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]
         if text:
             self._tail.setdefault(cell, deque(maxlen=8)).append(text)

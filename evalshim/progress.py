@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from evalshim.spec import BackendName, Cell, Event
+from evalshim.spec import BackendName, Cell, CellOutcome, Event
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -17,6 +17,8 @@ class Reporter(Protocol):
     """Is told of events as they come, on one thread."""
 
     def event(self, event: Event) -> None: ...
+
+    def ended(self, cell: Cell, outcome: CellOutcome) -> None: ...
 
     def __enter__(self) -> Reporter: ...
 
@@ -51,8 +53,11 @@ class Lines:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def event(self, event: Event) -> None:
-        if event.cell and event.kind != "progress":
-            self.note(_sentence(self._names[event.cell], event))
+        if event.kind == "started":
+            self.note(f"{self._names[event.cell or '']}: started")
+
+    def ended(self, cell: Cell, outcome: CellOutcome) -> None:
+        self.note(_sentence(cell, outcome))
 
     def __enter__(self) -> Lines:
         self.note(f"starting {' and '.join(self._titles)}; the imports take up to half a minute")
@@ -95,9 +100,10 @@ class Bars:
                 completed=event.data["done"],
                 total=event.data["total"],
             )
-        elif event.kind in ("finished", "failed"):
-            self._remove(cell)
-            self.note(_sentence(self._names[cell], event))
+
+    def ended(self, cell: Cell, outcome: CellOutcome) -> None:
+        self._remove(cell.id)
+        self.note(_sentence(cell, outcome))
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -119,14 +125,20 @@ class Bars:
 
 
 def _names(cells: Sequence[Cell]) -> dict[str, str]:
-    return {c.id: f"{c.model.name} x {c.dataset.name}" for c in cells}
+    return {cell.id: _name(cell) for cell in cells}
 
 
-def _sentence(name: str, event: Event) -> str:
-    if event.kind == "failed":
-        reason = str(event.data.get("message", "")).strip().splitlines()
-        return f"{name}: failed: {reason[0] if reason else event.data.get('type')}"
-    return f"{name}: {'started' if event.kind == 'started' else 'done'}"
+def _name(cell: Cell) -> str:
+    return f"{cell.model.name} x {cell.dataset.name}"
+
+
+def _sentence(cell: Cell, outcome: CellOutcome) -> str:
+    said = outcome.status.replace("_", " ")
+    if primary := next((m for m in outcome.metrics if m.is_primary), None):
+        said += f", {primary.name} {primary.value}"
+    if outcome.error:
+        said += f": {outcome.error.splitlines()[0]}"
+    return f"{_name(cell)}: {said}"
 
 
 def _escape(text: str) -> str:

@@ -77,6 +77,8 @@ def row_numbers(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit,
         "score": score(metric.value, metric.unit),
         "is_primary": metric.is_primary,
+        "n": metric.n,
+        "n_failed": metric.n_failed,
     }
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
@@ -61,7 +62,7 @@ class ModelSpec:
         """The variable in which a worker finds the key."""
         if self.key_env:
             return self.key_env
-        return f"EVALSHIM_KEY_{sha256(self.name.encode()).hexdigest()[:8].upper()}"
+        return f"EVALSHIM_KEY_{sha256(self.name.encode(errors='replace')).hexdigest()[:8].upper()}"
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number as an adapter read it from upstream's files, before it becomes a `Row`."""
+    """A number as an adapter read it from upstream's files, before it becomes a `Row`.
+
+    `n` and `n_failed` are those of its subset; None where upstream does not say which
+    samples that has.
+    """
 
     subset: str
     name: str
@@ -191,6 +196,8 @@ class Metric:
     unit: Unit
     is_primary: bool
     source_file: Path
+    n: int | None = None
+    n_failed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,11 @@ class CellOutcome:
 def slug(name: str) -> str:
     """`name` as part of a file name: what is not a letter, digit, `.`, `_` or `-` becomes `-`.
 
-    Never empty, never `.` or `..`, and never begins with a dot.
+    Never empty, never begins with a dot, at most 80 bytes long.
     """
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip(".-")
-    return safe or "x"
+    composed = unicodedata.normalize("NFC", name)
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in composed).strip(".-") or "x"
+    if len(safe.encode()) <= 80:
+        return safe
+    digest = sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{safe.encode()[:70].decode(errors='ignore')}-{digest}"

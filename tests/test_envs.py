@@ -19,7 +19,7 @@ from evalshim.errors import SetupError
 
 ROOT = Path(envs.__file__).parents[1]
 HEALTH = envs.Health("ms-vlmeval", "0.0.20", "3.11.7", "2.13.0+cpu", 19.1)
-STATE = envs.State("abc", None, 164, 1_850_126_890, HEALTH)
+STATE = envs.State("abc", None, None, 164, 1_850_126_890, HEALTH)
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ class TestState:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{", "[]", "null", "5", "{}", '{"health": {}}', '{"health": null}', '{"recipe": "a"}'],
+        ["", "{", "[]", "null", "5", "{}", '{"health": {}}', '{"health": null}', '{"pins": "a"}'],
     )
     def test_of_a_broken_file_is_none(self, managed: Path, text: str) -> None:
         (managed / envs.STATE).write_text(text)

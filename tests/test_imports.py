@@ -17,9 +17,8 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results"},
     "cli": {"runs", "results", "registry", "config", "envs", "diagnosis", "errors", "demo", ""},
-    "runs": {
-        "registry", "backends", "envs", "process", "config", "progress", "results", "", *SHARED,
-    },
+    "runs": {"backends", "config", "envs", "live", "progress", "results", *SHARED},
+    "live": {"backends", "config", "envs", "process", "progress", "results", "", *SHARED},
     "backends": {"adapters", "backends", *SHARED},
     "adapters": {"adapters", *SHARED},
     "registry": {"documents", *SHARED},

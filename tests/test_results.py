@@ -200,6 +200,8 @@ class TestScore:
             "unit": "percent",
             "score": 0.25,
             "is_primary": False,
+            "n": None,
+            "n_failed": None,
         }
 
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 import re
+import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import catch_warnings, simplefilter
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 SHORTEST_PICTURE = 65
 
 
-def check_mcq(path: Path) -> int:
+def check_mcq(path: Path, limit: int | float | str | None = None, *, answers: bool = True) -> int:
     """Hold a multiple-choice TSV against what VLMEvalKit needs of it.
 
     Args:
+        limit: What is to be taken of it; a slice must reach into the file.
+        answers: Whether every row must have one, as scoring needs.
         path: The file. Columns `index`, `question`, `answer`, options `A`, `B`, ...;
             pictures as base64 in `image` or as files in `image_path` (absolute, or
             relative to the TSV); neither for text-only questions.
@@ -52,10 +55,15 @@ def check_mcq(path: Path) -> int:
         )
     if table.empty:
         raise _defect(path, "no rows", "the file has a header and nothing below it")
+    start = int(limit.strip("[").partition(":")[0] or 0) if isinstance(limit, str) else 0
+    if start >= len(table):
+        raise _defect(path, f"limit {limit} takes no row", f"the file has {len(table)} rows")
     _check_index(path, table)
-    for position, cell in enumerate(table.get("image", ())):
-        _check_base64(path, table, position, cell)
-    if "image" not in table:
+    if answers:
+        _check_answers(path, table)
+    if "image" in table:
+        _check_base64(path, table)
+    else:
         for position, cell in enumerate(table.get("image_path", ())):
             for name in as_list(cell):
                 _check_picture(path, table, position, "image_path", _beside(path, name))
@@ -124,36 +132,47 @@ def _check_index(path: Path, table: pd.DataFrame) -> None:
             )
 
 
-def _check_base64(path: Path, table: pd.DataFrame, position: int, cell: str) -> None:
-    where = f"line {_line(table, position)}, column image" if len(cell) < SHORTEST_PICTURE else ""
-    if not cell:
-        raise _defect(path, f"{where}: no picture", "VLMEvalKit would drop the row")
-    if where:
-        if not (table.loc[table["index"] == cell, "image"].str.len() >= SHORTEST_PICTURE).any():
+def _check_answers(path: Path, table: pd.DataFrame) -> None:
+    letters = [letter for letter in string.ascii_uppercase if letter in table]
+    options = table[letters].to_dict("records")
+    for position, (answer, given) in enumerate(zip(table["answer"], options, strict=True)):
+        if not given.get(answer):
+            filled = ", ".join(letter for letter in letters if given[letter])
             raise _defect(
                 path,
-                f"{where}: {cell!r} is no picture",
-                "so short a cell names the index of a row with a picture; no row has this one",
+                f"line {_line(table, position)}, column answer: {answer!r} names no option",
+                f"the row has options {filled}",
             )
-        return
-    for text in as_list(cell):
-        try:
-            data = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            where = f"line {_line(table, position)}, column image: not a picture"
-            raise _defect(path, where, f"not base64: {error}") from error
-        _check_picture(path, table, position, "image", io.BytesIO(data))
+
+
+def _check_base64(path: Path, table: pd.DataFrame) -> None:
+    cells: list[str] = table["image"].tolist()
+    whole = set(table.loc[table["image"].str.len() >= SHORTEST_PICTURE, "index"])
+    for position, cell in enumerate(cells):
+        if len(cell) >= SHORTEST_PICTURE:
+            for text in as_list(cell):
+                _check_picture(path, table, position, "image", text)
+        elif cell not in whole:
+            raise _defect(
+                path,
+                f"line {_line(table, position)}, column image: "
+                + (f"{cell!r} is no picture" if cell else "no picture"),
+                "so short a cell names the index of a row with a picture; no row has this one"
+                if cell
+                else "VLMEvalKit would drop the row",
+            )
 
 
 def _check_picture(
-    path: Path, table: pd.DataFrame, position: int, column: str, source: Path | io.BytesIO
+    path: Path, table: pd.DataFrame, position: int, column: str, source: Path | str
 ) -> None:
+    """Decode a picture, given as its file or its base64 text."""
     from PIL import Image
 
     try:
         with catch_warnings():
             simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
+            with Image.open(source if isinstance(source, Path) else _decoded(source)) as image:
                 # An eighth of the pixels of a JPEG: all of its data is still read.
                 image.draft(None, (image.width // 8, image.height // 8))
                 image.load()
@@ -162,9 +181,15 @@ def _check_picture(
         raise _defect(path, where, _picture_problem(error, source)) from error
 
 
-def _picture_problem(error: Exception, source: Path | io.BytesIO) -> str:
+def _decoded(text: str) -> io.BytesIO:
+    return io.BytesIO(base64.b64decode("".join(text.split()), validate=True))
+
+
+def _picture_problem(error: Exception, source: Path | str) -> str:
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(error, binascii.Error):
+        return f"not base64: {error}"
     if isinstance(error, FileNotFoundError):
         return f"no such file: {source}"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):

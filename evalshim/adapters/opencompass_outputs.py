@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit, slug
+from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit, slug
 
 # DefaultSummarizer's order of importance, and what it leaves out.
 _FIRST = (
@@ -41,9 +42,13 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         for abbr, answers in predictions.items()
         for sample in _samples(cell, abbr, answers, results.get(abbr, {}), run_dir)
     )
-    n, error = len(samples), finished["error"]
+    n, n_failed = _counts("overall", samples)
+    error = finished["error"]
     if spec.mode == "infer":
-        return CellOutcome("failed" if error else "infer_only", error, (), samples, n, 0)
+        return CellOutcome("failed" if error else "infer_only", error, (), samples, n, n_failed)
+    if n and n_failed == n:
+        reason = f"no answer from {cell.model.api_base} to any of {n} samples"
+        return CellOutcome("failed", reason, (), samples, n, n_failed)
     # Where a set of several has only one prediction left, the error names the others.
     single = len(predictions) == 1 and not error
     metrics = [
@@ -51,14 +56,14 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         for abbr, values in results.items()
         for metric in _metrics("overall" if single else abbr, values, finished["results"][abbr])
     ]
-    metrics = _with_one_primary([*_groups(cell, finished), *metrics])
+    metrics = _with_one_primary([*_groups(cell, finished), *metrics], samples)
     error = error or _missing(predictions, results)
     if not metrics:
-        return CellOutcome("failed", error or "upstream wrote no result", (), samples, n, 0)
+        reason = error or "upstream wrote no result"
+        return CellOutcome("failed", reason, (), samples, n, n_failed)
     scorer = "rule:" + next(m.name for m in metrics if m.is_primary)
-    return CellOutcome(
-        "failed" if error else "scored", error, tuple(metrics), samples, n, 0, scorer
-    )
+    status: CellStatus = "failed" if error else "scored"
+    return CellOutcome(status, error, tuple(metrics), samples, n, n_failed, scorer)
 
 
 def _missing(predictions: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -75,8 +80,9 @@ def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metr
         _numbers(values), key=lambda m: _FIRST.index(m) if m in _FIRST else len(_FIRST)
     )
     for position, name in enumerate(ordered):
-        # Evaluators report shares in percent, as floats, and counts as whole numbers.
-        unit: Unit = "raw" if isinstance(values[name], int) else "percent"
+        # Evaluators report shares in percent, and beside them counts, as whole numbers.
+        counted = isinstance(values[name], int) and name not in _FIRST
+        unit: Unit = "raw" if counted else "percent"
         yield Metric(subset, name, values[name], unit, position == 0, Path(path))
 
 
@@ -97,19 +103,31 @@ def _groups(cell: Cell, finished: Mapping[str, Any]) -> Iterable[Metric]:
     # The group that spans the whole set bears the name of its module, as in `mmlu`.
     whole = {target.rpartition(":")[0].rpartition(".")[2] for target in cell.dataset.summary_groups}
     with Path(summary).open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            value = line.get(_abbr(cell), "-")
-            if line["dataset"] in finished["groups"] and value not in ("-", None):
-                overall = line["dataset"] in whole
-                subset = "overall" if overall else line["dataset"]
-                yield Metric(
-                    subset, line["metric"], float(value), "percent", overall, Path(summary)
-                )
+        # dataset, version, metric, mode, then a column a model, headed by its abbr.
+        header, *lines = csv.reader(file)
+    column = dict(zip(header[4:], range(4, len(header)), strict=True)).get(slug(cell.model.name))
+    for line in lines:
+        if column and line[0] in finished["groups"] and line[column] != "-":
+            overall = line[0] in whole
+            subset = "overall" if overall else line[0]
+            yield Metric(subset, line[2], float(line[column]), "percent", overall, Path(summary))
 
 
-def _with_one_primary(metrics: list[Metric]) -> list[Metric]:
+def _with_one_primary(metrics: Sequence[Metric], samples: Sequence[Sample]) -> list[Metric]:
+    """The metrics with the first of the primary ones alone as such, and what each counts."""
     first = next((m for m in metrics if m.is_primary), None)
-    return [Metric(m.subset, m.name, m.value, m.unit, m is first, m.source_file) for m in metrics]
+    counts = {m.subset: _counts(m.subset, samples) for m in metrics}
+    return [
+        replace(m, is_primary=m is first, n=counts[m.subset][0], n_failed=counts[m.subset][1])
+        for m in metrics
+    ]
+
+
+def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | None]:
+    own = [s for s in samples if subset in ("overall", s.subset)]
+    if not own and subset != "overall":
+        return None, None  # a group of subsets: the summary does not say which
+    return len(own), sum(s.prediction is None for s in own)
 
 
 def _samples(
@@ -130,7 +148,8 @@ def _samples(
             question=prompt,
             options=dict(_OPTION.findall(prompt)),
             answer=_text(answer.get("gold", found.get("answer", ""))),
-            prediction=_text(answer.get("prediction", "")),
+            # OpenAISDK (0.5.4) makes "" of an answer without content.
+            prediction=_text(answer.get("prediction")) or None,
             correct=_verdict(found, equal),
         )
 
@@ -196,8 +215,3 @@ def _json(path: str) -> dict[str, Any]:
         return value
     except (OSError, ValueError) as error:
         raise ResultsError(f"cannot read {path}", str(error)) from error
-
-
-def _abbr(cell: Cell) -> str:
-    # DefaultSummarizer keeps its CSV free of quotes this way.
-    return slug(cell.model.name).replace(",", " ")

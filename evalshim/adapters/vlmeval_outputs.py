@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +53,15 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     if spec.mode == "infer":
         return CellOutcome("infer_only", "", (), samples, n, failed)
     unit: Unit = "fraction" if finished["dataset_type"] in _FRACTION_TYPES else "percent"
-    metrics = _metrics(files["status"], files["prediction"], cell.dataset.target, unit)
+    metrics = _metrics(files["status"], files["prediction"], cell.dataset.target, unit, samples)
     if not metrics:
         return CellOutcome("failed", "upstream reported no metric", (), samples, n, failed)
     return CellOutcome("scored", "", metrics, samples, n, failed, spec.judge)
 
 
-def _metrics(status: Path, prediction: Path, dataset: str, unit: Unit) -> tuple[Metric, ...]:
+def _metrics(
+    status: Path, prediction: Path, dataset: str, unit: Unit, samples: Sequence[Sample]
+) -> tuple[Metric, ...]:
     try:
         entry = json.loads(status.read_text(encoding="utf-8"))["datasets"][dataset]
         values: dict[str, Any] = dict(entry.get("metrics") or {})
@@ -69,7 +71,15 @@ def _metrics(status: Path, prediction: Path, dataset: str, unit: Unit) -> tuple[
     name = "acc" if table else "score"
     primary = _primary(values, entry.get("primary_metric"))
     return tuple(
-        Metric(_subset(key), name, value, unit, key == primary, table or status)
+        Metric(
+            _subset(key),
+            name,
+            value,
+            unit,
+            key == primary,
+            table or status,
+            *_counts(_subset(key), samples),
+        )
         for key, value in values.items()
     )
 
@@ -94,6 +104,18 @@ def _subset(key: str) -> str:
     if last.lower() != "overall":
         parts.append(last)
     return "/".join(parts) or "overall"
+
+
+def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | None]:
+    """Samples asked and unanswered of a split, a category, or a category of a split."""
+    own = [
+        sample
+        for sample in samples
+        if subset
+        in ("overall", sample.subset, sample.category, f"{sample.subset}/{sample.category}")
+    ]
+    # Upstream abbreviates some categories (MMB_abbrs): no sample bears such a name.
+    return (len(own), sum(s.prediction is None for s in own)) if own else (None, None)
 
 
 def _graded(prediction: Path, judge: str) -> pd.DataFrame | None:

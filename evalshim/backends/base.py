@@ -14,7 +14,7 @@ class Backend(Protocol):
     title: str
 
     # Check what can be checked of the cells' data before anything is started; ConfigError.
-    def check(self, cells: Sequence[Cell]) -> None: ...
+    def check(self, cells: Sequence[Cell], spec: RunSpec) -> None: ...
 
     # Write what upstream needs below `folder`; give the worker's job and its extra environment.
     def prepare(

@@ -12,7 +12,7 @@ from evalshim.spec import Cell, CellOutcome, RunSpec, slug
 title = "OpenCompass"
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(cells: Sequence[Cell], spec: RunSpec) -> None:
     """Nothing yet: OpenCompass's own data files are looked for by OpenCompass."""
 
 

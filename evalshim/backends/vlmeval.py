@@ -12,10 +12,10 @@ from evalshim.spec import Cell, CellOutcome, RunSpec, slug
 title = "VLMEvalKit"
 
 
-def check(cells: Sequence[Cell]) -> None:
+def check(cells: Sequence[Cell], spec: RunSpec) -> None:
     for path in dict.fromkeys(c.dataset.path for c in cells):
         if path:
-            custom_data.check_mcq(path)
+            custom_data.check_mcq(path, spec.limit, answers=spec.mode == "all")
 
 
 def prepare(
@@ -31,6 +31,7 @@ def prepare(
         "cells": [
             {
                 "id": cell.id,
+                "dataset": cell.dataset.target,
                 "label": slug(cell.model.name),
                 "model": vlmeval_args.model_arguments(cell.model),
                 "key_env": cell.model.key_variable,

@@ -24,15 +24,15 @@ def emit(kind, cell=None, **data):
     """Report an event; safe from any thread."""
     event = {"event": kind, **({"cell": cell} if cell else {}), **data}
     with _lock:
-        _events.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+        _events.write(json.dumps(event, default=str) + "\n")
         _events.flush()
 
 
 def emit_failed(cell, error):
     """Report a cell that ended with the exception `error`."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    message = _redact(str(error)) or type(error).__name__
-    emit("failed", cell, type=type(error).__name__, message=message, traceback=_redact(text))
+    message = redact(str(error)) or type(error).__name__
+    emit("failed", cell, type=type(error).__name__, message=message, traceback=redact(text))
 
 
 def section(cell=None):
@@ -59,7 +59,7 @@ def hide(values):
             message = record.getMessage()
         except Exception:  # a malformed call, which logging itself reports
             return record
-        clean = _redact(message)
+        clean = redact(message)
         if clean != message:
             record.msg, record.args = clean, None
         return record
@@ -67,7 +67,8 @@ def hide(values):
     logging.setLogRecordFactory(redacted)
 
 
-def _redact(text):
+def redact(text):
+    """`text` without the hidden values."""
     for value in _hidden:
         text = text.replace(value, "***")
     return text

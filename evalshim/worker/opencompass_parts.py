@@ -54,7 +54,12 @@ class InferTask(OpenICLInferTask):
     """Says how many samples it is about to ask."""
 
     def _inference(self):
+        if not len(self.dataset.test):
+            raise ValueError("limit takes none of its samples")
         run_opencompass.tally.expect(len(self.dataset.test))
+        # Upstream's default is a folder in the working directory, made and not used.
+        scratch = os.path.join(self.work_dir, "icl_inference_output")
+        self.infer_cfg["inferencer"].setdefault("output_json_filepath", scratch)
         super()._inference()
 
 

@@ -42,13 +42,15 @@ class _Tally:
     """Which cell each task of upstream's belongs to, and how the cells are doing."""
 
     def __init__(self, cells, parts):
-        self.cells = {
-            (c["model"], abbr): c["id"] for c in cells for abbr in parts[c["dataset"]]["datasets"]
-        }
+        self.cells = {}
+        for cell in cells:
+            for abbr in parts[cell["dataset"]]["datasets"]:
+                taken = self.cells.setdefault((cell["model"], abbr), cell["id"])
+                if taken != cell["id"]:
+                    raise ValueError(f"two datasets of this run are {abbr} to OpenCompass")
         self.parts = {c["id"]: parts[c["dataset"]] for c in cells}
         self.started = set()
         self.failed = {}
-        self.files = {c["id"]: {} for c in cells}
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
         self.current = None
@@ -88,34 +90,38 @@ class _Tally:
             channel.emit("progress", cell, done=self.done[cell], total=self.total[cell])
 
     def fail_rest(self, error):
-        """`main` itself raised: whatever had not failed by then failed with it."""
-        for cell in self.parts:
-            self.failed.setdefault(cell, {}).setdefault("", error)
+        """`main` itself raised, behind the last task or before the first."""
+        for cell, part in self.parts.items():
+            whole = len(self._files("results", cell)) == len(part["datasets"])
+            # Scored cells lack the summary only; that is where groups are averaged.
+            if not whole or part["groups"]:
+                self.failed.setdefault(cell, {}).setdefault("summary" if whole else "", error)
 
     def finish(self):
-        models = {cell: model for (model, _), cell in self.cells.items()}
         summary = sorted(glob(os.path.join(self.work_dir or "", "summary", "*.csv")))
         for cell, part in self.parts.items():
             errors = self.failed.get(cell, {})
             if "" in errors or len(errors) == len(part["datasets"]):
                 channel.emit_failed(cell, next(iter(errors.values())))
                 continue
-            files = {
-                kind: {
-                    abbr: path
-                    for abbr in part["datasets"]
-                    if os.path.exists(
-                        path := os.path.join(self.work_dir, kind, models[cell], f"{abbr}.json")
-                    )
-                }
-                for kind in ("results", "predictions")
-            }
             channel.emit(
                 "finished",
                 cell,
                 status="done",
-                error="; ".join(f"{abbr}: {error}" for abbr, error in errors.items()),
+                error=channel.redact(
+                    "; ".join(f"{abbr}: {error}" for abbr, error in errors.items())
+                ),
                 files={"summary": summary[-1] if summary else None},
-                **files,
+                results=self._files("results", cell),
+                predictions=self._files("predictions", cell),
                 groups=part["groups"],
             )
+
+    def _files(self, kind, cell):
+        """What upstream wrote of a kind for a cell, by the abbr of the set."""
+        paths = {
+            abbr: os.path.join(self.work_dir or "", kind, model, f"{abbr}.json")
+            for (model, abbr), owner in self.cells.items()
+            if owner == cell
+        }
+        return {abbr: path for abbr, path in paths.items() if os.path.exists(path)}

@@ -1,7 +1,7 @@
 """Evaluates cells with VLMEvalKit, through upstream's own `run.py`.
 
 Job, beside what `__main__` says:
-    cells: [{"id", "label", "model": {keyword arguments of the model class}, "key_env",
+    cells: [{"id", "dataset", "label", "model": {keyword arguments of the model class}, "key_env",
              "argv": [flags of run.py], "limit", "lmudata": folder or null}]
 `finished` adds: dataset_type, failures (answers that never came), last_error.
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
@@ -54,6 +54,11 @@ def _load_runner():
 
 
 def _run_cell(runner, cell):
+    if cell["lmudata"] and cell["dataset"] in _known_datasets():
+        # Upstream would look for its own data under that name, and download over the user's.
+        raise ValueError(
+            f"{cell['dataset']} is a dataset of VLMEvalKit's own; name yours otherwise"
+        )
     watch = _Watch(cell)
     runner.supported_VLM[cell["label"]] = partial(_build_model, cell, watch)
     runner.build_dataset = _limited(_upstream(runner, "build_dataset"), cell, watch)
@@ -75,6 +80,13 @@ def _run_cell(runner, cell):
     _report(cell, watch, errors)
 
 
+def _known_datasets():
+    from vlmeval.dataset import SUPPORTED_DATASETS
+    from vlmeval.dataset.video_dataset_config import supported_video_datasets
+
+    return {*SUPPORTED_DATASETS, *supported_video_datasets}
+
+
 def _report(cell, watch, errors):
     skipped = watch.status.get("skip_reason")
     if watch.status.get("error_message") and errors.last is not None:
@@ -91,7 +103,7 @@ def _report(cell, watch, errors):
         files=watch.files,
         dataset_type=getattr(watch.dataset, "TYPE", ""),
         failures=watch.failures,
-        last_error=watch.last_error,
+        last_error=channel.redact(watch.last_error),
     )
 
 
@@ -127,7 +139,11 @@ def _build_model(cell, watch, **overrides):
     import vlmeval.api
 
     model_class = getattr(vlmeval.api, "CustomAPIModel", None) or vlmeval.api.GPT4V
-    model = model_class(key=os.environ[cell["key_env"]], **{**cell["model"], **overrides})
+    key = os.environ[cell["key_env"]]
+    model = model_class(key=key, **{**cell["model"], **overrides})
+    # OpenAIWrapper (0.0.20) has addresses of its own for some model ids (`ernie`) and
+    # variables (BOYUE); the one that was asked for is the one that gets pictures and key.
+    model.api_base, model.key = cell["model"]["api_base"], key
     local = threading.local()
     generate, generate_inner = model.generate, model.generate_inner
 
@@ -167,7 +183,10 @@ def _limited(build_dataset, cell, watch):
     def limited(*args, **kwargs):
         dataset = build_dataset(*args, **kwargs)
         if dataset is not None:
+            whole = len(dataset.data)
             dataset.data = taken(dataset.data, cell["limit"])
+            if not len(dataset.data):
+                raise ValueError(f"limit {cell['limit']} takes none of {whole} samples")
             watch.dataset, watch.total = dataset, len(dataset.data)
             channel.emit("progress", cell["id"], done=0, total=watch.total)
         return dataset

@@ -11,7 +11,9 @@ a managed environment, where upstream's own commands need it too.
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
+from glob import glob
 
 # The operators for which torchvision 0.28.0 registers a fake kernel at import.
 _SCHEMAS = (
@@ -37,12 +39,18 @@ def install():
 def _declare():
     import torch
 
-    if torch.version.cuda or torch.version.hip:
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in _SCHEMAS:
-        try:
+    try:
+        # Declared before it loads, a library that has the operators would abort the process.
+        torch.ops.load_library(_library())
+    except (OSError, StopIteration):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in _SCHEMAS:
             library.define(schema)
-        except RuntimeError:  # a torchvision built for this torch has them
-            return
-    _kept.append(library)  # a Library takes its definitions back when it is collected
+        _kept.append(library)  # a Library takes its definitions back when it is collected
+
+
+def _library():
+    """The compiled operators, found without importing torchvision."""
+    found = importlib.machinery.PathFinder.find_spec("torchvision")
+    folders = found.submodule_search_locations if found else []
+    return next(path for folder in folders for path in glob(os.path.join(folder, "_C.*")))

@@ -1,0 +1,311 @@
+"""One run while it runs: workers on threads, their events in order, every cell to its end.
+
+Whatever happens to a worker or to upstream's files is the end of a cell, with its
+reason; only an interrupt ends a run early.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import queue
+import socket
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import evalshim
+from evalshim import config, envs, process, results
+from evalshim.backends import BACKENDS
+from evalshim.errors import EvalshimError
+from evalshim.progress import Reporter
+from evalshim.results import RunResult
+from evalshim.spec import (
+    SCHEMA_VERSION,
+    BackendName,
+    Cell,
+    CellOutcome,
+    Event,
+    ModelSpec,
+    Row,
+    RunSpec,
+    Sample,
+)
+
+
+class LiveRun:
+    """A run under way; run.json follows its state.
+
+    Args:
+        parts: The cells of each backend.
+        folder: The run directory; exists.
+        command: The command line, for run.json.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        parts: Mapping[BackendName, Sequence[Cell]],
+        interpreters: Mapping[BackendName, envs.Interpreter],
+        folder: Path,
+        command: Sequence[str],
+    ) -> None:
+        self.spec = spec
+        self.parts = parts
+        self.interpreters = interpreters
+        self.folder = folder
+        self.cells = {cell.id: cell for part in parts.values() for cell in part}
+        self.outcomes: dict[str, CellOutcome] = {}
+        self.secrets = [key_of(model) for model in spec.models]
+        self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in parts}
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.header = self._first_header(command)
+
+    def go(self, reporter: Reporter) -> RunResult:
+        """Run to the end, or to an interrupt; in both cases the result files are written."""
+        text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
+        results.write_text(self.folder / "config.yaml", text)
+        self._save()
+        try:
+            self._work(reporter)
+            self.header["status"] = "finished"
+        except KeyboardInterrupt:
+            self.header["status"] = "interrupted"
+            raise
+        except BaseException:
+            self.header["status"] = "failed"
+            raise
+        finally:
+            result = self._finish()
+        return result
+
+    def _work(self, reporter: Reporter) -> None:
+        """Every backend's worker at once; their events, in order, on this thread."""
+        workers: dict[BackendName, process.Worker] = {}
+        for name in self.parts:
+            try:
+                workers[name] = self._worker(name)
+            except (EvalshimError, OSError) as error:
+                self.events.put(Event("ended", None, {"backend": name, "problem": str(error)}))
+        running = len(self.parts)
+        log = (self.folder / "events.jsonl").open("a", encoding="utf-8")
+        with log, ThreadPoolExecutor(running) as pool:
+            try:
+                for name, worker in workers.items():
+                    pool.submit(self._run, name, worker)
+                while running:
+                    event = self.events.get()
+                    self._log(log, event)
+                    self._apply(event, reporter)
+                    running -= event.kind == "ended"
+            except BaseException:
+                # The pool waits for its threads, and they for their workers.
+                for worker in workers.values():
+                    worker.stop()
+                raise
+
+    def _worker(self, name: BackendName) -> process.Worker:
+        part = self.parts[name]
+        upstream = self.folder / "upstream" / name
+        job, extra = BACKENDS[name].prepare(part, self.spec, upstream)
+        keys = {cell.model.key_variable: key_of(cell.model) for cell in part}
+        chosen = self.interpreters[name]
+        env = process.isolated_environment() if chosen.managed else dict(os.environ)
+        job = {"backend": name, "secrets": sorted(keys), **job}
+        return process.Worker(
+            chosen.python, job, {**env, **extra, **keys}, self.logs[name], self.events.put
+        )
+
+    def _run(self, name: BackendName, worker: process.Worker) -> None:
+        """One backend, on a thread of its own; its last event is always `ended`."""
+        problem = ""
+        try:
+            ended = worker.run()
+            if not ended.clean:
+                problem = f"the {name} worker died ({process.describe_exit(ended.code)})"
+        except Exception as error:  # a thread's exception would be lost
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            self.events.put(Event("ended", None, {"backend": name, "problem": problem}))
+
+    def _apply(self, event: Event, reporter: Reporter) -> None:
+        if event.kind == "ready":
+            self.header["backends"][event.data["upstream"]].update(event.data)
+        elif event.kind == "ended":
+            self._end_rest(event, reporter)
+        entry = self.header["cells"].get(event.cell)
+        if entry is None or event.cell in self.outcomes:
+            reporter.event(event)
+            return
+        if event.kind == "progress":
+            entry.update(event.data)
+            reporter.event(event)
+        elif event.kind == "started":
+            entry.update(status="running", started_at=now())
+            self._save()
+            reporter.event(event)
+        else:
+            self._end(self.cells[event.cell or ""], self._outcome(event), reporter)
+
+    def _end_rest(self, event: Event, reporter: Reporter) -> None:
+        """A worker is gone: the cells that it had not ended are failed."""
+        name: BackendName = event.data["backend"]
+        for cell in self.parts[name]:
+            if cell.id not in self.outcomes:
+                problem = event.data["problem"] or f"the {name} worker said nothing of this cell"
+                tail = self.logs[name].tail(cell.id)
+                reason = "\n".join([problem, *(["its last lines:", *tail] if tail else [])])
+                self._end(cell, CellOutcome("failed", reason), reporter)
+
+    def _outcome(self, event: Event) -> CellOutcome:
+        cell = self.cells[event.cell or ""]
+        if event.kind == "failed":
+            return CellOutcome("failed", str(event.data["message"]))
+        backend = BACKENDS[cell.dataset.backend]
+        try:
+            return backend.collect(cell, event.data, self.folder, self.spec)
+        except EvalshimError as error:
+            return CellOutcome("failed", str(error))
+        except Exception as error:  # one cell's odd file must not cost the others theirs
+            with self.logs[cell.dataset.backend].path(cell.id).open("a", encoding="utf-8") as log:
+                log.write(process.redact(traceback.format_exc(), self.secrets))
+            return CellOutcome("failed", f"cannot read what upstream wrote: {error!r}")
+
+    def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
+        entry = self.header["cells"][cell.id]
+        outcome = replace(
+            outcome,
+            error=process.redact(outcome.error.strip(), self.secrets),
+            n=entry.get("total") if outcome.n is None else outcome.n,
+        )
+        self.outcomes[cell.id] = outcome
+        entry.update(status=outcome.status, error=outcome.error, finished_at=now())
+        entry.update(n=outcome.n, n_failed=outcome.n_failed)
+        self._save()
+        reporter.ended(cell, outcome)
+
+    def _finish(self) -> RunResult:
+        """Write the result files, decide the exit code."""
+        unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
+        rows: list[Row] = []
+        samples: list[Sample] = []
+        for cell in self.cells.values():
+            outcome = self.outcomes.get(cell.id, unended)
+            self.header["cells"][cell.id].update(status=outcome.status, error=outcome.error)
+            rows += self._rows(cell, outcome)
+            samples += outcome.samples
+        codes = {"interrupted": 130, "failed": 1}
+        degraded = any(self._is_degraded(row) for row in rows)
+        self.header["exit_code"] = codes.get(self.header["status"], int(degraded))
+        self.header["finished_at"] = now()
+        results.write(self.folder, self.header, rows, samples)
+        _point_latest(self.folder)
+        return RunResult(self.folder, self.header, tuple(rows))
+
+    def _rows(self, cell: Cell, outcome: CellOutcome) -> list[Row]:
+        found = self.header["backends"][cell.dataset.backend]
+        bare = Row(
+            run_id=self.folder.name,
+            backend=cell.dataset.backend,
+            backend_version=f"{found['distribution']} {found['version']}"
+            if found["version"]
+            else "",
+            model=cell.model.name,
+            dataset=cell.dataset.name,
+            n=outcome.n,
+            n_failed=outcome.n_failed,
+            n_judge_failed=0 if outcome.status == "scored" else None,
+            scorer=outcome.scorer,
+            status=outcome.status,
+            error=" ".join(outcome.error.split()),
+        )
+        return [
+            replace(
+                bare,
+                **results.row_numbers(metric),
+                source_file=os.path.relpath(metric.source_file, self.folder),
+            )
+            for metric in outcome.metrics
+        ] or [bare]
+
+    def _is_degraded(self, row: Row) -> bool:
+        if row.status == "failed":
+            return True
+        limit = self.spec.fail_on
+        return (row.n_failed or 0) > (limit * (row.n or 0) if limit < 1 else limit)
+
+    def _save(self) -> None:
+        results.write_json(self.folder / "run.json", self.header)
+
+    def _log(self, log: Any, event: Event) -> None:
+        record = {"time": now(), "event": event.kind, "cell": event.cell, **event.data}
+        log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
+        log.flush()
+
+    def _first_header(self, command: Sequence[str]) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.folder.name,
+            "evalshim_version": evalshim.__version__,
+            "status": "running",
+            "exit_code": None,
+            "started_at": now(),
+            "finished_at": None,
+            "command": [process.redact(word, self.secrets) for word in command],
+            "host": {
+                "name": socket.gethostname(),
+                "platform": platform.platform(),
+                "python": platform.python_version(),
+            },
+            "backends": {
+                name: {
+                    "python": found.python,
+                    "reason": found.reason,
+                    "distribution": None,
+                    "version": None,
+                    "pins": (made.pins if found.managed and (made := envs.state(name)) else None),
+                }
+                for name, found in self.interpreters.items()
+            },
+            "cells": {
+                cell.id: {
+                    "model": cell.model.name,
+                    "dataset": cell.dataset.name,
+                    "backend": cell.dataset.backend,
+                    "status": "pending",
+                    "error": "",
+                    "started_at": None,
+                    "finished_at": None,
+                    "log": f"logs/{self.logs[cell.dataset.backend].path(cell.id).name}",
+                }
+                for cell in self.cells.values()
+            },
+        }
+
+
+def key_of(model: ModelSpec) -> str:
+    """The key that a model's endpoint is to get."""
+    return os.environ[model.key_env] if model.key_env else model.key
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _point_latest(folder: Path) -> None:
+    """`latest` beside the run, moved over the old one; without it where links are not possible."""
+    link = folder.parent / "latest"
+    beside = folder.parent / f".latest-{folder.name}"
+    try:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name)
+        beside.replace(link)
+    except OSError:
+        beside.unlink(missing_ok=True)
