@@ -32,7 +32,9 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
 
 def install():
     """Declare the operators when torchvision is about to be imported, and not before."""
-    if "torchvision" not in sys.modules:
+    # By name: in a managed environment the .pth file's copy of this module came first.
+    waiting = any(type(finder).__name__ == "_BeforeTorchvision" for finder in sys.meta_path)
+    if not waiting and "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTorchvision())
 
 

@@ -58,7 +58,7 @@ def test_a_terminal_shows_bars_and_stdout_only_the_table(tmp_path: Path) -> None
     assert returncode == 0, shown
     assert "starting VLMEvalKit" in shown
     assert re.search(r"━.*[1-6]/6", shown)
-    assert "evalshim-demo x demo_shapes: done" in shown
+    assert "evalshim-demo x demo_shapes: scored, acc " in shown
     assert stdout.splitlines()[0].startswith("dataset")
     assert "\x1b" not in stdout
 
