@@ -49,7 +49,7 @@ def specify(
     assignments: Sequence[str] = (),
     **options: str | None,
 ) -> RunSpec:
-    """The `RunSpec` of a command line: the file, then `--set`, then the other flags.
+    """The `RunSpec` of a command line: the file, then the flags, then `--set`.
 
     Args:
         options: Further keys of the configuration as text, None where not given.
@@ -59,7 +59,7 @@ def specify(
     """
     if backend and not data:
         raise ConfigError("--backend without --data", "it says where to look for those names")
-    raw = config.override(config.load(path) if path else {}, assignments)
+    raw = config.load(path) if path else {}
     if model or api_base:
         raw["models"] = config.with_endpoint(raw.get("models"), model, api_base)
     if data:
@@ -69,6 +69,7 @@ def specify(
     for key, value in options.items():
         if value is not None:
             raw[key] = value if key in ("work_dir", "python") else config.value(value, f"--{key}")
+    raw = config.override(raw, assignments)
     return config.parse(raw, beside=path.absolute().parent if path else None)
 
 
