@@ -7,7 +7,6 @@ right. Reads configuration files and nothing else.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import documents, registry
+from evalshim import documents, readers, registry
 from evalshim.errors import ConfigError
 from evalshim.spec import EXACT_MATCHING, DatasetSpec, Mode, ModelSpec, RunSpec, slug
 
@@ -102,7 +101,7 @@ def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
     Raises:
         ConfigError: Anything is missing, unknown, or of the wrong type or range.
     """
-    _no_unknown(raw, RUN_KEYS, "the configuration")
+    readers.no_unknown(raw, RUN_KEYS, "the configuration")
     models = tuple(_model(m, i) for i, m in enumerate(_list(raw, "models", _NO_MODELS)))
     _distinct("model", [m.name for m in models])
     found = _list(raw, "datasets", _NO_DATASETS)
@@ -148,136 +147,43 @@ def _plain_dataset(dataset: DatasetSpec) -> Any:
     }
 
 
-# Readers: each takes what was written and where, gives the value or raises ConfigError.
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _wrong(where, value, "a non-empty string")
-    return value
-
-
-def _file(value: Any, where: str) -> str:
-    return _text(str(value) if isinstance(value, os.PathLike) else value, where)
-
-
-def _number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
-    def read(value: Any, where: str) -> float | int:
-        kind = "a whole number" if whole else "a number"
-        good = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if isinstance(value, bool) or not good or not low <= value < 2**63:
-            raise _wrong(where, value, f"{kind} of at least {low:g}")
-        return value  # type: ignore[no-any-return]
-
-    return read
-
-
-def _choice(*allowed: str) -> Callable[[Any, str], str]:
-    def read(value: Any, where: str) -> str:
-        if value not in allowed:
-            hint = registry.did_you_mean(value, allowed) if isinstance(value, str) else ""
-            raise _wrong(where, value, f"one of {', '.join(allowed)}", hint)
-        return str(value)
-
-    return read
-
-
-def _body(value: Any, where: str) -> dict[str, Any]:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise _wrong(where, value, f"JSON ({error})") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _wrong(where, value, "a mapping")
-    for key in ("model", "messages", "api_base", "key"):
-        if key in value:
-            raise ConfigError(
-                f"{where}.{key}: not by extra_body", "", f"the model has its own `{key}`"
-            )
-    return value
-
-
-def _path(value: Any, where: str) -> Path:
-    text = _file(value, where)
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # ~someone, and there is no such user
-        raise _wrong(where, value, f"a path ({error})") from error
-
-
-def _img_size(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
-        raise _wrong(where, value, "a number of pixels, or -1 to keep the size")
-    return int(value)
-
-
-def _limit(value: Any, where: str) -> int | float | str | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and (match := re.fullmatch(r"\[(\d*):(\d*)\]", value.strip())):
-        start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
-        if stop is None or stop > start:
-            return value.strip()
-    if isinstance(value, float) and value > 1 and value.is_integer():
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    if isinstance(value, float) and 0 < value < 1:
-        return value
-    raise _wrong(
-        where, value, "a count of at least 1 (20), a fraction below 1 (0.1), or a slice ('[10:20]')"
-    )
-
-
-def _api_base(value: Any, where: str) -> str:
-    base = _text(value, where).strip().rstrip("/")
-    base = base.removesuffix("/chat/completions").rstrip("/")
-    if re.match(r"https?://[^/]*@", base):
-        raise ConfigError(
-            f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
-        )
-    if not re.match(r"https?://[^/]", base):
-        raise _wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
-    return base
-
-
 RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "models": None,
     "datasets": None,
-    "judge": _choice(EXACT_MATCHING),
-    "limit": _limit,
-    "concurrency": _number(1, whole=True),
-    "mode": _choice(*get_args(Mode)),
-    "work_dir": _path,
-    "fail_on": _number(0),
-    "python": _text,
+    "judge": readers.choice(EXACT_MATCHING),
+    "limit": readers.limit,
+    "concurrency": readers.number(1, whole=True),
+    "mode": readers.choice(*get_args(Mode)),
+    "work_dir": readers.path,
+    "fail_on": readers.number(0),
+    "python": readers.text,
 }
 
 MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
-    "name": _text,
-    "api_base": _api_base,
-    "model": _text,
-    "key_env": _text,
-    "key": _text,
-    "temperature": _number(0),
-    "max_tokens": _number(1, whole=True),
-    "top_p": _number(0),
-    "seed": _number(0, whole=True),
-    "retry": _number(1, whole=True),
-    "timeout": _number(1),
-    "img_size": _img_size,
-    "img_detail": _choice("low", "high"),
-    "system_prompt": _text,
-    "extra_body": _body,
-    "concurrency": _number(1, whole=True),
+    "name": readers.text,
+    "api_base": readers.api_base,
+    "model": readers.text,
+    "key_env": readers.text,
+    "key": readers.text,
+    "temperature": readers.number(0),
+    "max_tokens": readers.number(1, whole=True),
+    "top_p": readers.number(0),
+    "seed": readers.number(0, whole=True),
+    "retry": readers.number(1, whole=True),
+    "timeout": readers.number(1),
+    "img_size": readers.img_size,
+    "img_detail": readers.choice("low", "high"),
+    "system_prompt": readers.text,
+    "extra_body": readers.body,
+    "concurrency": readers.number(1, whole=True),
 }
 
 DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
-    "name": _text,
-    "path": _file,
-    "format": _choice(*FORMATS),
-    "backend": _choice(*registry.BACKENDS),
-    "dataset": _text,
+    "name": readers.text,
+    "path": readers.file,
+    "format": readers.choice(*FORMATS),
+    "backend": readers.choice(*registry.BACKENDS),
+    "dataset": readers.text,
 }
 _NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
 _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
@@ -286,8 +192,8 @@ _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 def _model(raw: Any, position: int) -> ModelSpec:
     where = f"models[{position}]"
     if not isinstance(raw, dict):
-        raise _wrong(where, raw, "a mapping with `name` and `api_base`")
-    _no_unknown(raw, MODEL_KEYS, where)
+        raise readers.wrong(where, raw, "a mapping with `name` and `api_base`")
+    readers.no_unknown(raw, MODEL_KEYS, where)
     values = {
         key: read(raw[key], f"{where}.{key}") for key, read in MODEL_KEYS.items() if key in raw
     }
@@ -312,8 +218,8 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
     if isinstance(raw, str):
         return registry.resolve(raw)
     if not isinstance(raw, dict):
-        raise _wrong(where, raw, "a name, or a mapping with `name` and `path`")
-    _no_unknown(raw, DATASET_KEYS, where)
+        raise readers.wrong(where, raw, "a name, or a mapping with `name` and `path`")
+    readers.no_unknown(raw, DATASET_KEYS, where)
     if "name" not in raw:
         raise ConfigError(f"{where}: no `name`", "", "e.g. {name: pets, path: data/pets.tsv}")
     given = {
@@ -379,7 +285,7 @@ def _list(raw: Mapping[str, Any], key: str, example: str) -> list[Any]:
     if value is None or value == []:
         raise ConfigError(f"no {key}", f"`{key}` is missing or empty", example)
     if not isinstance(value, list):
-        raise _wrong(key, value, "a list", example)
+        raise readers.wrong(key, value, "a list", example)
     return value
 
 
@@ -393,25 +299,6 @@ def _distinct(kind: str, names: Sequence[str]) -> None:
                 "names tell the rows of the result table and the files of a run apart",
                 "give each a `name` of its own",
             )
-
-
-def _no_unknown(
-    raw: Mapping[Any, Any], known: Sequence[str] | Mapping[str, Any], where: str
-) -> None:
-    for key in raw:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key in {where}: {key}",
-                "",
-                registry.did_you_mean(str(key), known) + f"known: {', '.join(known)}",
-            )
-
-
-def _wrong(where: str, value: Any, wanted: str, hint: str = "") -> ConfigError:
-    shown = repr(value)
-    return ConfigError(
-        f"{where}: {shown[:60]}{'...' if len(shown) > 60 else ''}", f"it must be {wanted}", hint
-    )
 
 
 def _copy(value: Any) -> Any:

@@ -6,6 +6,9 @@ anything of ours.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class EvalshimError(Exception):
     """The root. `what` happened, `why`, and the `cure`.
@@ -52,6 +55,13 @@ class ResultsError(EvalshimError):
     """A run directory or an upstream file cannot be read back."""
 
     exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean a, b? ` for what in `known` comes near `word`, else the empty string."""
+    lower = {k.lower(): k for k in known}
+    near = [lower[k] for k in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
+    return f"did you mean {', '.join(near)}? " if near else ""
 
 
 def _hang(text: str) -> str:

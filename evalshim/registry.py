@@ -6,8 +6,7 @@ pandas: `shim list` must answer at once.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from evalshim import documents
-from evalshim.errors import ConfigError
+from evalshim.errors import ConfigError, did_you_mean
 from evalshim.spec import BackendName, DatasetSpec
 
 HERE = Path(__file__).parent
@@ -73,13 +72,6 @@ def matches(name: str, pattern: str) -> bool:
     """Whether `name` fits a shell pattern, or holds `pattern` where that has no wildcard."""
     wanted = pattern.lower()
     return fnmatchcase(name.lower(), wanted if any(c in wanted for c in "*?[") else f"*{wanted}*")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean a, b? ` for what in `known` comes near `word`, else the empty string."""
-    lower = {k.lower(): k for k in known}
-    near = [lower[k] for k in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
-    return f"did you mean {', '.join(near)}? " if near else ""
 
 
 def _entry(name: str, fields: Mapping[str, Any]) -> DatasetSpec:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evalshim import registry
-from evalshim.errors import ConfigError
+from evalshim.errors import ConfigError, did_you_mean
 
 
 def test_every_entry_is_complete() -> None:
@@ -96,4 +96,4 @@ def test_lists_sorted() -> None:
     ],
 )
 def test_suggests_what_comes_near(word: str, expected: str) -> None:
-    assert registry.did_you_mean(word, ["temperature", "max_tokens", "name"]) == expected
+    assert did_you_mean(word, ["temperature", "max_tokens", "name"]) == expected

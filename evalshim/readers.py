@@ -1,0 +1,138 @@
+"""Readers: each takes a value that a user wrote and where, and gives what it means.
+
+Raises ConfigError with place, value and what was wanted. Knows single values only,
+not configurations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evalshim.errors import ConfigError, did_you_mean
+
+
+def text(value: Any, where: str) -> str:
+    """A string that is not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise wrong(where, value, "a non-empty string")
+    return value
+
+
+def file(value: Any, where: str) -> str:
+    """The text of a path, which Python code may give as one."""
+    return text(str(value) if isinstance(value, os.PathLike) else value, where)
+
+
+def number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
+    """A reader of numbers of at least `low`, below 2**63; `whole` ones alone if so asked."""
+
+    def read(value: Any, where: str) -> float | int:
+        kind = "a whole number" if whole else "a number"
+        good = isinstance(value, int) or (isinstance(value, float) and not whole)
+        if isinstance(value, bool) or not good or not low <= value < 2**63:
+            raise wrong(where, value, f"{kind} of at least {low:g}")
+        return value  # type: ignore[no-any-return]
+
+    return read
+
+
+def choice(*allowed: str) -> Callable[[Any, str], str]:
+    """A reader of one of the strings in `allowed`."""
+
+    def read(value: Any, where: str) -> str:
+        if value not in allowed:
+            hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
+            raise wrong(where, value, f"one of {', '.join(allowed)}", hint)
+        return str(value)
+
+    return read
+
+
+def body(value: Any, where: str) -> dict[str, Any]:
+    """Further members of a request: JSON, and none that the model sets itself."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise wrong(where, value, f"JSON ({error})") from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise wrong(where, value, "a mapping")
+    for key in ("model", "messages", "api_base", "key"):
+        if key in value:
+            raise ConfigError(
+                f"{where}.{key}: not by extra_body", "", f"the model has its own `{key}`"
+            )
+    return value
+
+
+def path(value: Any, where: str) -> Path:
+    """An absolute path."""
+    text = file(value, where)
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # ~someone, and there is no such user
+        raise wrong(where, value, f"a path ({error})") from error
+
+
+def img_size(value: Any, where: str) -> int:
+    """Pixels, or -1."""
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
+        raise wrong(where, value, "a number of pixels, or -1 to keep the size")
+    return int(value)
+
+
+def limit(value: Any, where: str) -> int | float | str | None:
+    """A count, a fraction below 1, a slice `[start:stop]`, or None."""
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := re.fullmatch(r"\[(\d*):(\d*)\]", value.strip())):
+        start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
+        if stop is None or stop > start:
+            return value.strip()
+    if isinstance(value, float) and value > 1 and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise wrong(
+        where, value, "a count of at least 1 (20), a fraction below 1 (0.1), or a slice ('[10:20]')"
+    )
+
+
+def api_base(value: Any, where: str) -> str:
+    """The root of an API, without `/chat/completions` and without credentials."""
+    base = text(value, where).strip().rstrip("/")
+    base = base.removesuffix("/chat/completions").rstrip("/")
+    if re.match(r"https?://[^/]*@", base):
+        raise ConfigError(
+            f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
+        )
+    if not re.match(r"https?://[^/]", base):
+        raise wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
+    return base
+
+
+def no_unknown(
+    raw: Mapping[Any, Any], known: Sequence[str] | Mapping[str, Any], where: str
+) -> None:
+    """Refuse a key that is not in `known`, naming the nearest that is."""
+    for key in raw:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key in {where}: {key}",
+                "",
+                did_you_mean(str(key), known) + f"known: {', '.join(known)}",
+            )
+
+
+def wrong(where: str, value: Any, wanted: str, hint: str = "") -> ConfigError:
+    """The error for a value that is not what is `wanted`."""
+    shown = repr(value)
+    return ConfigError(
+        f"{where}: {shown[:60]}{'...' if len(shown) > 60 else ''}", f"it must be {wanted}", hint
+    )
