@@ -22,7 +22,9 @@ def diagnose(python: str | None = None) -> dict[str, Any]:
         "LMUData": lmudata
         if lmudata and Path(lmudata).exists()
         else str(Path("~/LMUData").expanduser()),
-        "COMPASS_DATA_CACHE": os.environ.get("COMPASS_DATA_CACHE") or str(Path.cwd()),
+        "COMPASS_DATA_CACHE": str(
+            Path(os.environ.get("COMPASS_DATA_CACHE") or ".").absolute() / "data"
+        ),
     }
     return {
         "backends": backends,

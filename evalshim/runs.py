@@ -107,7 +107,7 @@ def execute(
         parts.setdefault(cell.dataset.backend, []).append(cell)
     for name, part in parts.items():
         BACKENDS[name].check(part, spec)
-    interpreters = {name: envs.interpreter(name, spec.python) for name in parts}
+    interpreters = _interpreters(list(parts), spec.python)
     models = {model.name: _with_served_model(model) for model in spec.models}
     spec = replace(spec, models=tuple(models.values()))
     # Workers run side by side; what an endpoint may get at once is shared among them.
@@ -122,6 +122,23 @@ def execute(
     reporter = progress.for_stream(list(run.cells.values()), titles, terminal=shown)
     with _terminated_as_interrupted(), reporter:
         return run.go(reporter)
+
+
+def _interpreters(
+    backends: Sequence[BackendName], python: str | None
+) -> dict[BackendName, envs.Interpreter]:
+    """The interpreter of each backend; what is missing is said of all at once."""
+    found: dict[BackendName, envs.Interpreter] = {}
+    problems: list[SetupError] = []
+    for name in backends:
+        try:
+            found[name] = envs.interpreter(name, python)
+        except SetupError as error:
+            problems.append(error)
+    if problems:
+        parts = [(p.what, p.why, p.cure) for p in problems]
+        raise SetupError(*("\n".join(dict.fromkeys(texts)) for texts in zip(*parts, strict=True)))
+    return found
 
 
 def _parallel(model: ModelSpec, spec: RunSpec) -> int:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from evalshim.demo import answers
 from evalshim.demo.endpoint import Endpoint
 
@@ -163,14 +165,17 @@ def test_workers_end_when_the_command_is_killed(tmp_path: Path) -> None:
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_ctrl_c_leaves_a_valid_run_and_exit_code_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_valid_run_and_exit_code_130(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     with Endpoint(latency=0.5) as endpoint:
         path = tmp_path / "eval.json"
         served = {"name": "m", "api_base": endpoint.url, "model": "evalshim-demo", "concurrency": 1}
         path.write_text(json.dumps({"models": [served], "datasets": ["demo_gsm8k"]}))
         process = _start(tmp_path, path)
         run = _answered(tmp_path, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
 
     assert process.returncode == 130
