@@ -44,7 +44,7 @@ class LiveRun:
     """A run under way; run.json follows its state.
 
     Args:
-        parts: The cells of each backend.
+        cells: In the order of the results.
         folder: The run directory; exists.
         command: The command line, for run.json.
     """
@@ -52,19 +52,19 @@ class LiveRun:
     def __init__(
         self,
         spec: RunSpec,
-        parts: Mapping[BackendName, Sequence[Cell]],
+        cells: Sequence[Cell],
         interpreters: Mapping[BackendName, envs.Interpreter],
         folder: Path,
         command: Sequence[str],
     ) -> None:
         self.spec = spec
-        self.parts = parts
+        self.parts = by_backend(cells)
         self.interpreters = interpreters
         self.folder = folder
-        self.cells = {cell.id: cell for part in parts.values() for cell in part}
+        self.cells = {cell.id: cell for cell in cells}
         self.outcomes: dict[str, CellOutcome] = {}
         self.secrets = [key_of(model) for model in spec.models]
-        self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in parts}
+        self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.header = self._first_header(command)
 
@@ -288,6 +288,14 @@ class LiveRun:
                 for cell in self.cells.values()
             },
         }
+
+
+def by_backend(cells: Sequence[Cell]) -> dict[BackendName, list[Cell]]:
+    """The cells that each backend is to evaluate."""
+    parts: dict[BackendName, list[Cell]] = {}
+    for cell in cells:
+        parts.setdefault(cell.dataset.backend, []).append(cell)
+    return parts
 
 
 def key_of(model: ModelSpec) -> str:

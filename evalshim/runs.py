@@ -16,7 +16,7 @@ from typing import Any
 from evalshim import config, envs, progress, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError, SetupError
-from evalshim.live import LiveRun, key_of
+from evalshim.live import LiveRun, by_backend, key_of
 from evalshim.results import RunResult
 from evalshim.spec import BackendName, Cell, ModelSpec, RunSpec, slug
 
@@ -102,9 +102,8 @@ def execute(
         ConfigError: Data or the work directory is unusable; nothing was run.
         SetupError: A backend has no usable interpreter; nothing was run.
     """
-    parts: dict[BackendName, list[Cell]] = {}
-    for cell in plan(spec):
-        parts.setdefault(cell.dataset.backend, []).append(cell)
+    cells = plan(spec)
+    parts = by_backend(cells)
     for name, part in parts.items():
         BACKENDS[name].check(part, spec)
     interpreters = _interpreters(list(parts), spec.python)
@@ -115,11 +114,11 @@ def execute(
         name: replace(model, concurrency=max(1, _parallel(model, spec) // len(parts)))
         for name, model in models.items()
     }
-    parts = {n: [replace(c, model=shared[c.model.name]) for c in part] for n, part in parts.items()}
-    run = LiveRun(spec, parts, interpreters, _new_run_directory(spec.work_dir), command)
+    cells = tuple(replace(cell, model=shared[cell.model.name]) for cell in cells)
+    run = LiveRun(spec, cells, interpreters, _new_run_directory(spec.work_dir), command)
     titles = {name: BACKENDS[name].title for name in parts}
     shown = sys.stderr.isatty() if terminal is None else terminal
-    reporter = progress.for_stream(list(run.cells.values()), titles, terminal=shown)
+    reporter = progress.for_stream(cells, titles, terminal=shown)
     with _terminated_as_interrupted(), reporter:
         return run.go(reporter)
 
