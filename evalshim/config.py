@@ -185,6 +185,12 @@ DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "backend": readers.choice(*registry.BACKENDS),
     "dataset": readers.text,
 }
+# Set by the upstreams themselves, or arguments of VLMEvalKit's OpenAIWrapper (0.0.20),
+# which would keep them from the body.
+_NOT_IN_BODY = (
+    "messages", "fail_msg", "max_file_size", "total_img_size", "use_azure", "verbose",
+    "video_llm", "wait",
+)  # fmt: skip
 _NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
 _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 
@@ -210,6 +216,17 @@ def _model(raw: Any, position: int) -> ModelSpec:
             "the key is read from it",
             f"export {key_env}=...",
         )
+    key = os.environ[key_env] if key_env else values.get("key", "")
+    if not re.fullmatch("[!-~]*", key):
+        raise ConfigError(
+            f"{where}: the key has characters that no key has",
+            "a space, a line end (of a CRLF file, say) or a letter beyond ASCII",
+            f"look at {key_env or '`key`'}",
+        )
+    for name in values.get("extra_body", {}):
+        if name in MODEL_KEYS or name in _NOT_IN_BODY:
+            hint = f"say it as {where}.{name}" if name in MODEL_KEYS else "leave it out"
+            raise ConfigError(f"{where}.extra_body.{name}: not by extra_body", "", hint)
     return ModelSpec(**values)
 
 

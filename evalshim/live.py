@@ -6,6 +6,7 @@ reason; only an interrupt ends a run early.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -202,10 +203,18 @@ class LiveRun:
             rows += self._rows(cell, outcome)
             samples += outcome.samples
         codes = {"interrupted": 130, "failed": 1}
-        degraded = any(self._is_degraded(row) for row in rows)
+        ended = [self.outcomes.get(cell, unended) for cell in self.cells]
+        degraded = any(self._is_degraded(outcome) for outcome in ended)
         self.header["exit_code"] = codes.get(self.header["status"], int(degraded))
         self.header["finished_at"] = now()
-        results.write(self.folder, self.header, rows, samples)
+        try:
+            results.write(self.folder, self.header, rows, samples)
+        except OSError as error:
+            raise EvalshimError(
+                f"cannot write the results to {self.folder}",
+                str(error),
+                "what upstream wrote is below it all the same",
+            ) from error
         _point_latest(self.folder)
         return RunResult(self.folder, self.header, tuple(rows))
 
@@ -235,19 +244,22 @@ class LiveRun:
             for metric in outcome.metrics
         ] or [bare]
 
-    def _is_degraded(self, row: Row) -> bool:
-        if row.status == "failed":
+    def _is_degraded(self, outcome: CellOutcome) -> bool:
+        if outcome.status == "failed":
             return True
         limit = self.spec.fail_on
-        return (row.n_failed or 0) > (limit * (row.n or 0) if limit < 1 else limit)
+        return (outcome.n_failed or 0) > (limit * (outcome.n or 0) if limit < 1 else limit)
 
     def _save(self) -> None:
-        results.write_json(self.folder / "run.json", self.header)
+        # A full disk must not end a run that may still bring its answers home.
+        with contextlib.suppress(OSError):
+            results.write_json(self.folder / "run.json", self.header)
 
     def _log(self, log: Any, event: Event) -> None:
         record = {"time": now(), "event": event.kind, "cell": event.cell, **event.data}
-        log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
-        log.flush()
+        with contextlib.suppress(OSError):
+            log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
+            log.flush()
 
     def _first_header(self, command: Sequence[str]) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from evalshim.errors import SetupError
-from evalshim.spec import Event, slug
+from evalshim.spec import Event
 
 SHORTEST_SECRET = 8
 
@@ -88,8 +89,11 @@ def redact(text: str, secrets: Sequence[str]) -> str:
     """`text` without `secrets`; what is too short to be one (`EMPTY`) stays."""
     # The longest first: one secret may begin like another.
     for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, "***")
+        if len(secret) < SHORTEST_SECRET:
+            continue
+        # As it stands, and as JSON and Python would quote it.
+        for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+            text = text.replace(form, "***")
     return text
 
 
@@ -205,7 +209,7 @@ class Logs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, cell: str | None = None) -> Path:
-        return self._folder / f"{slug(cell or self._name)}.log"
+        return self._folder / (re.sub(r"[^\w.~-]", "-", cell or self._name) + ".log")
 
     def tail(self, cell: str | None = None) -> list[str]:
         """The last lines of a log, of the backend's own where the cell has none."""
@@ -218,7 +222,7 @@ class Logs:
             # Upstream may have left a line without end, a progress bar say.
             line, mark, name = raw.rpartition(b"\x1e")
             text = name.decode(errors="replace").strip()
-            if not mark or (text and slug(text) != text):
+            if not mark or not re.fullmatch(r"[\w.~-]*", text):
                 self._write(file, cell, raw)
                 continue
             if line:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from evalshim.errors import ConfigError, did_you_mean
 
@@ -20,6 +21,10 @@ def text(value: Any, where: str) -> str:
     """A string that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise wrong(where, value, "a non-empty string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # bytes of the command line that are not UTF-8
+        raise wrong(where, value, f"text ({error.reason})") from error
     return value
 
 
@@ -54,18 +59,13 @@ def choice(*allowed: str) -> Callable[[Any, str], str]:
 
 
 def body(value: Any, where: str) -> dict[str, Any]:
-    """Further members of a request: JSON, and none that the model sets itself."""
+    """Further members of a request: a JSON object."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise wrong(where, value, f"JSON ({error})") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise wrong(where, value, "a mapping")
-    for key in ("model", "messages", "api_base", "key"):
-        if key in value:
-            raise ConfigError(
-                f"{where}.{key}: not by extra_body", "", f"the model has its own `{key}`"
-            )
     return value
 
 
@@ -89,7 +89,9 @@ def limit(value: Any, where: str) -> int | float | str | None:
     """A count, a fraction below 1, a slice `[start:stop]`, or None."""
     if value is None:
         return None
-    if isinstance(value, str) and (match := re.fullmatch(r"\[(\d*):(\d*)\]", value.strip())):
+    if isinstance(value, str) and (
+        match := re.fullmatch(r"\[(\d{0,18}):(\d{0,18})\]", value.strip())
+    ):
         start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
         if stop is None or stop > start:
             return value.strip()
@@ -112,7 +114,11 @@ def api_base(value: Any, where: str) -> str:
         raise ConfigError(
             f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
         )
-    if not re.match(r"https?://[^/]", base):
+    try:
+        host = urlsplit(base).hostname if urlsplit(base).port != 0 else None
+    except ValueError as error:
+        raise wrong(where, value, f"a URL ({error})") from error
+    if not host or not re.match(r"https?://[^/]", base):
         raise wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
     return base
 

@@ -134,10 +134,10 @@ def load(path: Path) -> RunResult:
 def render(result: RunResult, form: str) -> str:
     """The rows as `table`, `csv`, `json` or `md`."""
     if form == "csv":
-        return to_csv(result.rows).rstrip("\n")
+        return _printable(to_csv(result.rows).rstrip("\n"))
     if form == "json":
         return to_json(envelope(result.header, result.rows), indent=2)
-    return table(result.rows, "github" if form == "md" else "simple")
+    return _printable(table(result.rows, "github" if form == "md" else "simple"))
 
 
 def table(rows: Sequence[Row], form: str = "simple") -> str:
@@ -189,8 +189,13 @@ def write_json(path: Path, data: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place and move it there: a reader never sees half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_text(_printable(text), encoding="utf-8")
     beside.replace(path)
+
+
+def _printable(text: str) -> str:
+    """`text` that can be encoded: a lone half of a surrogate pair becomes its escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _cell(row: Row, column: str) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evalshim import config, envs, progress, results
+from evalshim import config, envs, process, progress, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError, SetupError
 from evalshim.live import LiveRun, by_backend, key_of
@@ -154,7 +154,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored stays so: that is how nohup keeps a run alive.
+    heeded = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:
@@ -173,10 +175,11 @@ def _with_served_model(model: ModelSpec) -> ModelSpec:
             base_url=model.api_base, api_key=key_of(model), timeout=10, max_retries=1
         )
         served = [m.id for m in client.models.list()]
-    except openai.OpenAIError as error:
+    # The client raises what it meets: its own errors, httpx's, JSON's, AttributeError on HTML.
+    except Exception as error:
         raise SetupError(
             f"{model.name}: cannot ask {model.api_base} which model it serves",
-            str(error),
+            process.redact(str(error), [key_of(model)]),
             "start the endpoint, or name the model: `model: <id>`",
         ) from error
     if len(served) != 1:

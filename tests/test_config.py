@@ -609,3 +609,26 @@ class TestPlain:
 
         for model in ({"key": "sk-canary-1"}, {"key_env": "MY_KEY"}):
             assert "sk-canary-1" not in str(config.plain(config.parse(minimal(model))))
+
+
+class TestKeysOfModels:
+    @pytest.mark.parametrize("key", ["sk-1234567890\r", "sk 1234567890", "schlüssel-1234"])
+    def test_a_key_that_cannot_be_one_is_refused_and_not_shown(
+        self, minimal: Minimal, monkeypatch: pytest.MonkeyPatch, key: str
+    ) -> None:
+        monkeypatch.setenv("MY_KEY", key)
+
+        for model in ({"key_env": "MY_KEY"}, {"key": key}):
+            with pytest.raises(ConfigError, match="the key has characters") as refused:
+                config.parse(minimal(model))
+            assert "1234" not in str(refused.value)
+
+    @pytest.mark.parametrize("name", ["temperature", "timeout", "messages", "use_azure"])
+    def test_what_has_a_place_of_its_own_is_not_said_by_extra_body(
+        self, minimal: Minimal, name: str
+    ) -> None:
+        _refused(minimal({"extra_body": {name: 1}}), f"models[0].extra_body.{name}")
+
+    @pytest.mark.parametrize("base", ["http://h:abc/v1", "http://[::1/v1", "http://u:p@h/v1"])
+    def test_an_address_that_is_none_is_refused(self, minimal: Minimal, base: str) -> None:
+        _refused(minimal({"api_base": base}), "models[0].api_base")

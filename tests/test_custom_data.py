@@ -339,3 +339,22 @@ class TestPlace:
             for p in (path, tmp_path / "out" / "pets.tsv")
         )
         pd.testing.assert_frame_equal(before, after)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("answer", ["C", "a", "cat", ""])
+    def test_one_that_names_no_option_is_refused(self, tsv: Tsv, answer: str) -> None:
+        _refused(tsv(answer=["A", answer, "B"]), f"line 3, column answer: {answer!r}", "A, B")
+
+    @pytest.mark.parametrize("text", ["None", "NA", "null", "N/A"])
+    def test_an_option_that_upstream_takes_for_missing_is_none(self, tsv: Tsv, text: str) -> None:
+        _refused(
+            tsv(A=["x", text, "y"], answer=["A", "A", "B"]), "line 3, column answer: 'A'", text
+        )
+
+    def test_predictions_alone_need_none(self, tsv: Tsv) -> None:
+        assert custom_data.check_mcq(tsv(answer=["", "", ""]), answers=False) == 3
+
+    def test_a_slice_behind_the_last_row_is_refused(self, tsv: Tsv) -> None:
+        with pytest.raises(ConfigError, match="takes no row"):
+            custom_data.check_mcq(tsv(), "[3:9]")

@@ -17,7 +17,7 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results"},
     "cli": {"runs", "results", "registry", "config", "envs", "diagnosis", "errors", "demo", ""},
-    "runs": {"backends", "config", "envs", "live", "progress", "results", *SHARED},
+    "runs": {"backends", "config", "envs", "live", "process", "progress", "results", *SHARED},
     "live": {"backends", "config", "envs", "process", "progress", "results", "", *SHARED},
     "backends": {"adapters", "backends", *SHARED},
     "adapters": {"adapters", *SHARED},

@@ -239,6 +239,13 @@ class TestEvents:
         assert started is None
 
 
+def test_a_secret_is_hidden_in_every_spelling() -> None:
+    secret = 'sk-"quoted"\\and-more'
+
+    for text in (secret, json.dumps({"error": secret}), repr([secret])):
+        assert "quoted" not in process.redact(f"bad key {text}", [secret])
+
+
 class TestLogs:
     def test_what_is_printed_is_split_by_cell(self, worker: Callable[..., Ended]) -> None:
         ended = worker(

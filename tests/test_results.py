@@ -349,10 +349,20 @@ class TestReadBack:
         with pytest.raises(ResultsError, match="cannot read"):
             results.load(tmp_path / "results.csv")
 
+    def test_half_of_a_surrogate_pair_costs_no_file(self, tmp_path: Path, row: Row) -> None:
+        odd = replace(row, model="m\udcff", error="\ud83d")
+
+        results.write(tmp_path, {"exit_code": 0}, [odd], [])
+
+        assert "m\\udcff" in (tmp_path / "results.csv").read_text()
+        assert results.load(tmp_path).rows[0].model == "m\udcff"
+        for form in ("table", "csv", "md", "json"):
+            results.render(results.load(tmp_path), form).encode()
+
     def test_a_file_is_never_seen_half_written(self, tmp_path: Path) -> None:
         path = tmp_path / "run.json"
         path.write_text("old")
 
-        with pytest.raises(TypeError):
+        with pytest.raises(AttributeError):
             results.write_text(path, b"new")  # type: ignore[arg-type]
         assert path.read_text() == "old"

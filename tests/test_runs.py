@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from evalshim import runs
-from evalshim.errors import ConfigError
+from evalshim.errors import ConfigError, SetupError
 from evalshim.spec import ModelSpec, RunSpec
 
 
@@ -61,3 +65,59 @@ def test_a_plan_has_every_model_on_every_dataset_under_names_of_their_own() -> N
         ("a", "gsm8k"),
         ("a", "demo_arc"),
     ]
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with what its server was given."""
+
+    def do_GET(self) -> None:
+        status, kind, text = self.server.answer  # type: ignore[attr-defined]
+        body = text.replace("KEY", self.headers["Authorization"]).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, "text/html", "<html>no API here</html>"),
+        (200, "application/json", "not JSON"),
+        (200, "application/json", "[1, 2]"),
+        (401, "application/json", '{"error": {"message": "bad key KEY"}}'),
+    ],
+    ids=["html", "no-json", "list", "refused"],
+)
+def test_an_endpoint_that_does_not_say_what_it_serves(answer: tuple[int, str, str]) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+    server.answer = answer  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    model = ModelSpec("m", url, "auto", key="sk-canary-12345678")
+
+    with pytest.raises(SetupError, match="cannot ask") as refused:
+        runs._with_served_model(model)
+
+    server.shutdown()
+    server.server_close()
+    assert url in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+def test_nohup_keeps_a_run_alive() -> None:
+    code = (
+        "import signal; from evalshim import runs\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with runs._terminated_as_interrupted():\n"
+        "    signal.raise_signal(signal.SIGHUP); print('alive')\n"
+        "    try: signal.raise_signal(signal.SIGTERM)\n"
+        "    except KeyboardInterrupt: print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.stdout.split() == ["alive", "interrupted"]

@@ -133,15 +133,20 @@ def _check_index(path: Path, table: pd.DataFrame) -> None:
 
 
 def _check_answers(path: Path, table: pd.DataFrame) -> None:
+    import pandas as pd
+
     letters = [letter for letter in string.ascii_uppercase if letter in table]
-    options = table[letters].to_dict("records")
-    for position, (answer, given) in enumerate(zip(table["answer"], options, strict=True)):
-        if not given.get(answer):
-            filled = ", ".join(letter for letter in letters if given[letter])
+    # As upstream reads them: "None", "NA" and their like are no option there.
+    shown = pd.read_csv(path, sep="\t", usecols=letters, encoding="utf-8").notna()
+    for position, answer in enumerate(table["answer"]):
+        if answer not in letters or not shown[answer].iloc[position]:
+            filled = ", ".join(letter for letter in letters if shown[letter].iloc[position])
+            text = table[answer].iloc[position] if answer in letters else ""
             raise _defect(
                 path,
                 f"line {_line(table, position)}, column answer: {answer!r} names no option",
-                f"the row has options {filled}",
+                f"the row has options {filled}"
+                + (f"; VLMEvalKit takes {text!r} for an empty cell" if text else ""),
             )
 
 

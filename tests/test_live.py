@@ -1,0 +1,35 @@
+"""What decides the exit code of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evalshim.live import LiveRun
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, Metric, ModelSpec, RunSpec
+
+MODEL = ModelSpec("m", "http://h/v1", "m")
+DATASET = DatasetSpec("d", "vlmeval", "d")
+CELL = Cell("m__d", MODEL, DATASET)
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "n", "n_failed", "code"),
+    [(0, 40, 0, 0), (0, 40, 1, 1), (1, 40, 1, 0), (1, 40, 2, 1), (0.1, 40, 4, 0), (0.1, 40, 5, 1)],
+)
+def test_unanswered_samples_are_held_against_the_whole_cell(
+    tmp_path: Path, fail_on: float, n: int, n_failed: int, code: int
+) -> None:
+    (tmp_path / "run").mkdir()
+    run = LiveRun(RunSpec((MODEL,), (DATASET,), fail_on=fail_on), [CELL], {}, tmp_path / "run", [])
+    run.header["backends"]["vlmeval"] = {"distribution": "ms-vlmeval", "version": "0.0.20"}
+    # All of them in one small category.
+    metric = Metric("count", "acc", 0.5, "fraction", True, tmp_path / "acc.csv", 4, n_failed)
+    run.outcomes[CELL.id] = CellOutcome("scored", "", (metric,), (), n, n_failed)
+    run.header["status"] = "finished"
+
+    result = run._finish()
+
+    assert result.exit_code == code
+    assert (result.path / "results.csv").exists()
