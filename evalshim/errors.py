@@ -45,12 +45,6 @@ class SetupError(EvalshimError):
     exit_code = 3
 
 
-class WorkerError(EvalshimError):
-    """A worker could not be started or broke its contract."""
-
-    exit_code = 1
-
-
 class ResultsError(EvalshimError):
     """A run directory or an upstream file cannot be read back."""
 

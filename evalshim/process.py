@@ -203,7 +203,6 @@ class Logs:
     def __init__(self, folder: Path, name: str, secrets: Sequence[str] = ()) -> None:
         self._folder = folder
         self._name = name
-        # Bytes: a log may hold anything.
         self._secrets = secrets
         self._tail: dict[str, deque[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)

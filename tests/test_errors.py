@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evalshim.errors import ConfigError, EvalshimError, ResultsError, SetupError, WorkerError
+from evalshim.errors import ConfigError, EvalshimError, ResultsError, SetupError
 
 
 def test_says_what_why_and_the_cure() -> None:
@@ -33,7 +33,7 @@ def test_leaves_out_what_is_not_known(why: str, cure: str, expected: str) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(ConfigError, 2), (SetupError, 3), (WorkerError, 1), (ResultsError, 2), (EvalshimError, 1)],
+    [(ConfigError, 2), (SetupError, 3), (ResultsError, 2), (EvalshimError, 1)],
 )
 def test_each_kind_has_its_exit_code(kind: type[EvalshimError], code: int) -> None:
     assert issubclass(kind, EvalshimError)

@@ -62,10 +62,10 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
     lines.append(f"summarizer = {{'summary_groups': [{all_groups}]}}")
     shown = pformat([model_config(by_name[m], spec) for m in models], width=96, sort_dicts=False)
     lines.append(f"models = {shown}")
-    for stage, task in (("infer", "InferTask"), ("eval", "EvalTask")):
+    for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", "OpenICLEvalTask")):
         stage_config = {
             "partitioner": {"type": "NaivePartitioner", "n": 1},
-            "runner": {"type": f"{_PARTS}.InProcessRunner", "task": {"type": f"{_PARTS}.{task}"}},
+            "runner": {"type": f"{_PARTS}.InProcessRunner", "task": {"type": task}},
         }
         lines.append(f"{stage} = {pformat(stage_config, width=96, sort_dicts=False)}")
     return "\n".join(lines) + "\n"

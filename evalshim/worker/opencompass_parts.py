@@ -1,5 +1,5 @@
 """What evalshim adds to OpenCompass, through its extension points: a model class, a
-runner and two tasks, named in the generated configuration.
+runner and a task, named in the generated configuration.
 
 Written for opencompass 0.5.4.
 """
@@ -9,7 +9,7 @@ import os
 from opencompass.models import OpenAISDK
 from opencompass.registry import TASKS
 from opencompass.runners.base import BaseRunner
-from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
+from opencompass.tasks import OpenICLInferTask
 
 from . import run_opencompass
 
@@ -61,10 +61,6 @@ class InferTask(OpenICLInferTask):
         scratch = os.path.join(self.work_dir, "icl_inference_output")
         self.infer_cfg["inferencer"].setdefault("output_json_filepath", scratch)
         super()._inference()
-
-
-class EvalTask(OpenICLEvalTask):
-    """Upstream's own; named here because a runner asks for its tasks by name."""
 
 
 class InProcessRunner(BaseRunner):

@@ -3,7 +3,7 @@
 Job, beside what `__main__` says:
     cells: [{"id", "dataset", "label", "model": {keyword arguments of the model class}, "key_env",
              "argv": [flags of run.py], "limit", "lmudata": folder or null}]
-`finished` adds: dataset_type, failures (answers that never came), last_error.
+`finished` adds: dataset_type, last_error (why the last answer that never came did not).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
@@ -102,7 +102,6 @@ def _report(cell, watch, errors):
         error=skipped or "",
         files=watch.files,
         dataset_type=getattr(watch.dataset, "TYPE", ""),
-        failures=watch.failures,
         last_error=channel.redact(watch.last_error),
     )
 
@@ -117,7 +116,6 @@ class _Watch:
         self.files = {}
         self.total = 0
         self.done = 0
-        self.failures = 0
         self.last_error = ""
         self.lock = threading.Lock()
 
@@ -125,7 +123,6 @@ class _Watch:
         with self.lock:
             self.done += 1
             if failed:
-                self.failures += 1
                 self.last_error = error or self.last_error
             channel.emit("progress", self.cell, done=self.done, total=self.total)
 
