@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evalshim.registry import list_datasets
+    from evalshim.plans import Plan
+    from evalshim.registry import list_datasets, list_models
     from evalshim.results import RunResult
-    from evalshim.runs import load_run, run
+    from evalshim.runs import check, load_run, run
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "list_datasets", "load_run", "run"]
+__all__ = ["Plan", "RunResult", "check", "list_datasets", "list_models", "load_run", "run"]
 
 _HOMES = {
     "run": "evalshim.runs",
+    "check": "evalshim.runs",
+    "Plan": "evalshim.plans",
     "load_run": "evalshim.runs",
     "list_datasets": "evalshim.registry",
+    "list_models": "evalshim.registry",
     "RunResult": "evalshim.results",
 }
 

@@ -62,27 +62,67 @@ def setup(backends: tuple[Any, ...], python: str | None, source: str | None, upg
         )
 
 
-@main.command()
+class _Run(click.Command):
+    """Takes the flags of the upstreams' own commands as well, several values behind one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from evalshim import flags
+
+        known = {o: p for p in self.params if isinstance(p, click.Option) for o in p.opts}
+        switches = [o for o, p in known.items() if p.is_flag]
+        args, ctx.meta["upstream"] = flags.split(args, list(known), switches, registry.BACKENDS)
+        return super().parse_args(ctx, args)
+
+
+@main.command(cls=_Run)
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--model", metavar="NAME", help="Model id at the endpoint; the label in results.")
+@click.option("--model", metavar="NAME...", multiple=True, help="Model id, or upstream's name.")
 @click.option("--api-base", metavar="URL", help="The endpoint, e.g. http://127.0.0.1:8000/v1.")
-@click.option("--data", metavar="NAME", multiple=True, help="Dataset; may be repeated.")
+@click.option("--data", metavar="NAME...", multiple=True, help="Datasets.")
 @click.option("--backend", type=BACKEND, help="Where to look for the --data names.")
 @click.option("--limit", metavar="L", help="Samples of each dataset: 20, 0.1, or [10:20].")
-@click.option("--mode", metavar="M", help="all, or infer for predictions without scores.")
-@click.option("--judge", metavar="J", help="What grades answers: exact_matching.")
-@click.option("--concurrency", metavar="N", help="Calls in flight per endpoint.  [default: 32]")
+@click.option("--mode", metavar="M", help="all, infer (no scores), or eval (earlier answers).")
+@click.option("--judge", metavar="J", help="What grades answers.  [default: exact_matching]")
+@click.option(
+    "--concurrency", "--api-nproc", "--nproc", metavar="N",
+    help="Calls in flight per endpoint.  [default: 32]",
+)  # fmt: skip
+@click.option("--retry", metavar="N", help="Tries of a call that fails.")
 @click.option("--work-dir", metavar="DIR", help="Where runs are written.  [default: outputs]")
+@click.option("--reuse", is_flag=True, default=None, help="Go on from the newest run of the same.")
+@click.option("--gpus", metavar="N", help="Data-parallel inference on N local GPUs.")
 @click.option("--fail-on", metavar="N", help="Unanswered samples a cell may have.  [default: 0]")
+@click.option("--verify-data", metavar="V", help="strict, or off for data files of your own.")
 @click.option("--python", metavar="PY", help="An interpreter that has the upstream installed.")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
+@click.option("--upstream", "more", metavar="KEY=VALUE", multiple=True, help="Upstream's own.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 @click.pass_context
-def run(ctx: click.Context, /, config: Path | None, as_json: bool, **options: Any) -> None:
-    """Run the evaluation that CONFIG, or the options, describe."""
-    from evalshim import results, runs
+def run(
+    ctx: click.Context,
+    /,
+    config: Path | None,
+    more: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run the evaluation that CONFIG, or the options, describe.
 
-    spec = runs.specify(config, **options)
+    CONFIG is a file of evalshim's, of EvalScope's (VLMEvalKit and OpenCompass
+    backends), a --config JSON of VLMEvalKit's, or a .py of OpenCompass's. Flags of
+    the upstreams' own commands work too: --retry 3, --use-vllm, --slurm -p gpu.
+    """
+    from evalshim import flags, plans, results, runs
+
+    upstream = {**ctx.meta.get("upstream", {}), **flags.assignments(more)}
+    spec = runs.specify(config, upstream=upstream, **options)
+    if dry_run:
+        planned = plans.counted(plans.plan(spec, say=_say))
+        shown = {"ready": planned.ready, "cells": planned.records()}
+        click.echo(results.to_json(shown, indent=2) if as_json else plans.text(planned))
+        ctx.exit(0 if planned.ready else 3)
     result = runs.execute(spec, command=sys.argv)
     click.echo(results.render(result, "json" if as_json else "table"))
     _say(f"results in {result.path}")
@@ -94,23 +134,47 @@ def list_() -> None:
     """List what can be named in a configuration."""
 
 
-def _listing(name: str, help: str, records: Callable[..., list[dict[str, Any]]]) -> None:
-    @list_.command(name, help=help)
-    @click.argument("pattern", default="*")
-    @click.option("--backend", type=BACKEND, help="Only this upstream's.")
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    def command(pattern: str, backend: str | None, as_json: bool) -> None:
-        found = records(pattern, backend)
+def _listing(
+    name: str, help: str, records: Callable[..., list[dict[str, Any]]], *options: Any
+) -> None:
+    def command(pattern: str, backend: str | None, as_json: bool, **more: Any) -> None:
+        found = records(pattern, backend, **more)
         if as_json:
             click.echo(json.dumps(found, ensure_ascii=False, indent=2))
-        else:
-            for record in found:
-                click.echo("  ".join([f"{record['name']:<24}", *list(record.values())[1:]]))
+            return
+        width = max((len(record["name"]) for record in found), default=0)
+        for record in found:
+            first, *facts = record.values()
+            click.echo("  ".join([f"{first:<{min(width, 48)}}", *filter(None, facts)]))
+        missing = [b for b in registry.BACKENDS if backend in (None, b) and not registry.known(b)]
+        if missing and name != "backends":
+            _say(f"names of {' and '.join(missing)} are not known: shim setup {' '.join(missing)}")
+
+    shown = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    of = click.option("--backend", type=BACKEND, help="Only this upstream's.")
+    pattern = click.argument("pattern", default="*")
+    for decorate in (shown, *options, of, pattern):
+        command = decorate(command)
+    list_.command(name, help=help)(command)
 
 
-def _datasets(pattern: str, backend: str | None) -> list[dict[str, Any]]:
-    found = registry.list_datasets(backend, pattern)
-    return [{"name": d.name, "backend": d.backend, "upstream": d.target} for d in found]
+def _datasets(pattern: str, backend: str | None, type: str | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": d.name,
+            "backend": d.backend,
+            "upstream": f"{d.cls} {d.target}".strip() if d.cls else d.target,
+            "type": d.type,
+            "modality": d.modality,
+            "answers": d.answers,
+        }
+        for d in registry.list_datasets(backend, pattern, type)
+    ]
+
+
+def _models(pattern: str, backend: str | None) -> list[dict[str, Any]]:
+    found = registry.list_models(backend, pattern)
+    return [{"name": m.name, "backend": m.backend, "upstream": m.target} for m in found]
 
 
 def _backends(pattern: str, backend: str | None) -> list[dict[str, Any]]:
@@ -123,7 +187,9 @@ def _backends(pattern: str, backend: str | None) -> list[dict[str, Any]]:
     ]
 
 
-_listing("datasets", "Registered dataset names.", _datasets)
+_TYPE = click.option("--type", metavar="T", help="Only this kind: MCQ, VQA, Y/N, gen, ...")
+_listing("datasets", "Every dataset name of the installed upstreams.", _datasets, _TYPE)
+_listing("models", "Every model that the installed upstreams know by name.", _models)
 _listing("backends", "The upstreams, and whether their environments are there.", _backends)
 
 

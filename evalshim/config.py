@@ -10,19 +10,32 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import documents, readers, registry
-from evalshim.errors import ConfigError
-from evalshim.spec import EXACT_MATCHING, DatasetSpec, Mode, ModelSpec, RunSpec, slug
+from evalshim import documents, envs, readers, registry
+from evalshim.catalogue import Catalogue
+from evalshim.dialects import Words
+from evalshim.errors import ConfigError, did_you_mean
+from evalshim.spec import (
+    BackendName,
+    DatasetSpec,
+    JudgeSpec,
+    Mode,
+    ModelSpec,
+    RunSpec,
+    own,
+    slug,
+)
 
 FORMATS = ("mcq",)
+# VLMEvalKit's variables for a judge of one's own; `.env` in the working directory may set them.
+JUDGE_VARIABLES = ("OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM")
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON configuration file.
+    """The mapping in a YAML or JSON configuration file; a `.py` file is one of OpenCompass's.
 
     Raises:
         ConfigError: Missing, unreadable, empty, malformed, or not a mapping.
@@ -35,7 +48,10 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
-    raw = documents.parse(text, str(path))
+    if path.suffix == ".py":
+        return {"config": str(path)}
+    json = path.suffix == ".json"
+    raw = documents.parse_json(text, str(path)) if json else documents.parse(text, str(path))
     if raw is None:
         raise ConfigError(f"empty configuration: {path}", "", "it needs `models` and `datasets`")
     if not isinstance(raw, dict):
@@ -73,39 +89,71 @@ def value(text: str, where: str) -> Any:
     return documents.parse(text, f"{where}: the value")
 
 
-def with_endpoint(models: Any, name: str | None, api_base: str | None) -> Any:
+def with_models(models: Any, names: Sequence[str], api_base: str | None) -> Any:
     """`models` of a configuration with `--model` and `--api-base` put in.
 
-    A name takes the place of all models; an address alone, that of every model's.
-    What is malformed stays, for `parse` to refuse.
+    Names take the place of all models; an address alone, that of every model's. A
+    local model becomes the one of that name behind the address. What is malformed
+    stays, for `parse` to refuse.
     """
-    if name:
-        listed = models if isinstance(models, list) else []
-        known = [m for m in listed if isinstance(m, dict) and m.get("name") == name]
-        models = known or [{"name": name}]
+    if names:
+        listed = [_mapping(m) for m in models] if isinstance(models, list) else []
+        known = {m.get("name"): m for m in listed if isinstance(m, dict)}
+        models = [known.get(name, {"name": name}) for name in names]
     elif models is None:
         models = [{"name": "auto"}]
     if api_base is None or not isinstance(models, list):
         return models
-    return [{**m, "api_base": api_base} if isinstance(m, dict) else m for m in models]
+    return [_behind(m, api_base) if isinstance(m, dict) else m for m in map(_mapping, models)]
 
 
-def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
+def _mapping(model: Any) -> Any:
+    return {"name": model} if isinstance(model, str) else model
+
+
+def _behind(model: dict[str, Any], api_base: str) -> dict[str, Any]:
+    named = str(model.get("class", ""))
+    names = envs.names("vlmeval")
+    known = names.models.get(named, {}).get("class", named) if names else named
+    parameters = names.classes.get(known, {}).get("parameters", ()) if names else ()
+    if "model_path" in model or (named and names and "api_base" not in parameters):
+        return {"name": model.get("name"), "api_base": api_base}
+    return {**model, "api_base": api_base}
+
+
+def parse(
+    raw: Mapping[str, Any],
+    *,
+    beside: Path | None = None,
+    words: Words | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunSpec:
     """The `RunSpec` that a mapping of our own dialect asks for.
 
     Args:
         raw: The configuration.
         beside: Folder in which relative data paths are looked for before the
             working directory: that of the configuration file.
+        words: What our words are called where the user wrote them.
+        say: Told when names must be collected from an upstream first.
 
     Raises:
         ConfigError: Anything is missing, unknown, or of the wrong type or range.
     """
+    words = words or {}
     readers.no_unknown(raw, RUN_KEYS, "the configuration")
-    models = tuple(_model(m, i) for i, m in enumerate(_list(raw, "models", _NO_MODELS)))
-    _distinct("model", [m.name for m in models])
-    found = _list(raw, "datasets", _NO_DATASETS)
-    datasets = tuple(_dataset(d, i, beside) for i, d in enumerate(found))
+    given = {"work_dir": "outputs", **raw}
+    known = {
+        key: read(given[key], words.get(key, key))
+        for key, read in RUN_KEYS.items()
+        if key in given and read
+    }
+    known.setdefault("judge", _judge_of_environment() or JudgeSpec())
+    reading = _Reading(words, beside, known.get("python"), say)
+    if "config" in raw:
+        return _of_upstreams_own(raw, known, reading)
+    found = _list(raw, "datasets", _NO_DATASETS, reading)
+    datasets = tuple(_dataset(d, i, reading) for i, d in enumerate(found))
     _distinct("dataset", [d.name for d in datasets])
     for first, second in itertools.combinations(datasets, 2):
         if replace(first, name=second.name) == second:
@@ -114,55 +162,136 @@ def parse(raw: Mapping[str, Any], *, beside: Path | None = None) -> RunSpec:
                 "upstream would write the results of one over those of the other",
                 "name it once",
             )
-    given = {"work_dir": "outputs", **raw}
-    known = {key: read(given[key], key) for key, read in RUN_KEYS.items() if key in given and read}
-    return RunSpec(models=models, datasets=datasets, **known)
+    backends = list(dict.fromkeys(d.backend for d in datasets))
+    models = tuple(
+        _model(m, i, backends, reading)
+        for i, m in enumerate(_list(raw, "models", _NO_MODELS, reading))
+    )
+    _distinct("model", [m.name for m in models])
+    spec = RunSpec(models=models, datasets=datasets, **known)
+    _check_upstream(spec, backends, reading)
+    for dataset in datasets:
+        _check_frames(dataset, spec, reading)
+    if spec.gpus > 1 and (served := next((m.name for m in models if m.api_base), None)):
+        raise ConfigError(
+            f"gpus: {spec.gpus}", f"{served} is behind an endpoint", "gpus is for local models"
+        )
+    return spec
+
+
+class _Reading:
+    """What reading one configuration needs to know beside it."""
+
+    def __init__(
+        self,
+        words: Words,
+        beside: Path | None,
+        python: str | None,
+        say: Callable[[str], None] | None,
+    ) -> None:
+        self.words = words
+        self.beside = beside
+        self.python = python
+        self.say = say
+        self._names: dict[BackendName, Catalogue | None] = {}
+
+    def word(self, ours: str) -> str:
+        return self.words.get(ours, ours)
+
+    def names(self, backend: BackendName) -> Catalogue | None:
+        if backend not in self._names:
+            self._names[backend] = envs.names(backend, self.python, say=self.say)
+        return self._names[backend]
+
+
+def _of_upstreams_own(raw: Mapping[str, Any], known: dict[str, Any], reading: _Reading) -> RunSpec:
+    """A run of a configuration of OpenCompass's, which decides everything but where and how."""
+    allowed = ("config", "work_dir", "mode", "reuse", "fail_on", "python", "upstream")
+    if decided := next((key for key in raw if key not in allowed), None):
+        raise ConfigError(
+            f"{decided}: the configuration decides that",
+            f"{raw['config']} is run as it is",
+            f"change it there; beside it only {', '.join(allowed[1:])} can be given",
+        )
+    path = _data_path(readers.file(raw["config"], "config"), "config", reading.beside)
+    if "work_dir" not in raw:
+        del known["work_dir"]
+    spec = RunSpec(**{**known, "config": path})
+    _check_upstream(spec, ["opencompass"], reading)
+    return spec
 
 
 def plain(spec: RunSpec) -> dict[str, Any]:
     """`spec` as a mapping of our own dialect, without any key: what config.yaml holds."""
     models = []
     for m in spec.models:
-        given = {key: getattr(m, key) for key in MODEL_KEYS if key != "key"}
-        models.append({key: value for key, value in given.items() if value not in (None, {})})
+        given = {key: getattr(m, _FIELDS.get(key, key)) for key in MODEL_KEYS if key != "key"}
+        models.append({k: v for k, v in given.items() if v is not None and v != _DEFAULTS.get(k)})
     datasets = [_plain_dataset(d) for d in spec.datasets]
     rest = {key: getattr(spec, key) for key, read in RUN_KEYS.items() if read}
     rest["work_dir"] = str(spec.work_dir)
-    kept = {key: value for key, value in rest.items() if value is not None}
-    return {"models": models, "datasets": datasets, **kept}
+    rest["judge"] = _plain_judge(spec.judge)
+    if spec.config:
+        kept = ("work_dir", "mode", "reuse", "fail_on", "python", "upstream")
+        rest = {"config": str(spec.config), **{key: rest[key] for key in kept}}
+        models = datasets = []
+    asked = {"models": models, "datasets": datasets, **rest}
+    return {key: value for key, value in asked.items() if value not in (None, [], {})}
+
+
+def _plain_judge(judge: JudgeSpec) -> Any:
+    if not judge.api_base and not judge.key_env:
+        return judge.model
+    given = {"model": judge.model, "api_base": judge.api_base, "key_env": judge.key_env}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _plain_dataset(dataset: DatasetSpec) -> Any:
+    """The dataset as `_dataset` would read it again: a name, or what `origin` does not say."""
     known = registry.entries()
     if dataset == known.get(dataset.name):
         return dataset.name
-    origins = [e for e in known.values() if e.target == dataset.target]
-    origin = next((e for e in origins if e.path == dataset.path), next(iter(origins), None))
-    own = dataset.path if not origin or origin.path != dataset.path else None
-    return {
+    if dataset.name == dataset.origin and not dataset.path and not dataset.upstream:
+        return f"{dataset.backend}:{dataset.name}"
+    origin = known.get(dataset.origin)
+    ours = None if origin and origin.path == dataset.path else dataset.path
+    given = {
         "name": dataset.name,
-        **({"dataset": origin.name} if origin else {"backend": dataset.backend}),
-        **({"path": str(own)} if own else {}),
-        **({"format": dataset.format} if dataset.format and not origin else {}),
+        "backend": dataset.backend,
+        "dataset": dataset.origin or None,
+        "class": dataset.upstream.get("class"),
+        "path": str(ours) if ours else None,
+        "format": dataset.format if not dataset.origin else None,
+        "upstream": {
+            key: value for key, value in dataset.upstream.items() if key not in ("class", "dataset")
+        },
     }
+    return {key: value for key, value in given.items() if value not in (None, {})}
 
 
 RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "models": None,
     "datasets": None,
-    "judge": readers.choice(EXACT_MATCHING),
+    "config": None,
+    "judge": lambda value, where: judge(value, where),
     "limit": readers.limit,
     "concurrency": readers.number(1, whole=True),
     "mode": readers.choice(*get_args(Mode)),
     "work_dir": readers.path,
     "fail_on": readers.number(0),
+    "reuse": readers.reuse,
+    "gpus": readers.number(1, whole=True),
+    "verify_data": readers.verify_data,
     "python": readers.text,
+    "upstream": readers.upstream,
 }
 
 MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": readers.text,
     "api_base": readers.api_base,
     "model": readers.text,
+    "class": readers.text,
+    "model_path": readers.file,
     "key_env": readers.text,
     "key": readers.text,
     "temperature": readers.number(0),
@@ -176,7 +305,17 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "system_prompt": readers.text,
     "extra_body": readers.body,
     "concurrency": readers.number(1, whole=True),
+    "is_chat": readers.flag,
+    "meta_template": readers.meta_template,
+    "upstream": readers.upstream,
 }
+# `class` is a word of Python's; the rest bear one name in a file and in a ModelSpec.
+_FIELDS = {"class": "cls"}
+_DEFAULTS = {
+    f.name: f.default if f.default is not MISSING else {}
+    for f in fields(ModelSpec)
+    if f.name in ("extra_body", "is_chat", "meta_template", "upstream")
+} | {"meta_template": "chat"}
 
 DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": readers.text,
@@ -184,7 +323,18 @@ DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "format": readers.choice(*FORMATS),
     "backend": readers.choice(*registry.BACKENDS),
     "dataset": readers.text,
+    "class": readers.text,
+    "upstream": readers.upstream,
 }
+# Arguments of the upstreams' commands that have a name of ours.
+_OURS = {
+    "data": "datasets", "datasets": "datasets", "model": "models", "models": "models",
+    "config": "the configuration itself", "work_dir": "work_dir", "mode": "mode",
+    "limit": "limit", "reuse": "reuse", "api_nproc": "concurrency", "nproc": "concurrency",
+    "judge": "judge", "judge_base_url": "judge.api_base", "judge_key": "judge.key_env",
+    "base_url": "api_base of a model", "key": "key_env of a model", "dry_run": "--dry-run",
+    "OPENAI_API_KEY": "judge", "OPENAI_API_BASE": "judge", "LOCAL_LLM": "judge",
+}  # fmt: skip
 # Set by the upstreams themselves, or arguments of VLMEvalKit's OpenAIWrapper (0.0.20),
 # which would keep them from the body.
 _NOT_IN_BODY = (
@@ -195,18 +345,39 @@ _NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}
 _NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 
 
-def _model(raw: Any, position: int) -> ModelSpec:
-    where = f"models[{position}]"
+def _model(
+    raw: Any, position: int, backends: Sequence[BackendName], reading: _Reading
+) -> ModelSpec:
+    where = f"{reading.word('models')}[{position}]"
+    raw = _mapping(raw)
     if not isinstance(raw, dict):
         raise readers.wrong(where, raw, "a mapping with `name` and `api_base`")
     readers.no_unknown(raw, MODEL_KEYS, where)
     values = {
-        key: read(raw[key], f"{where}.{key}") for key, read in MODEL_KEYS.items() if key in raw
+        _FIELDS.get(key, key): read(raw[key], f"{where}.{reading.word(key)}")
+        for key, read in MODEL_KEYS.items()
+        if key in raw
     }
-    for key in ("name", "api_base"):
-        if key not in values:
-            raise ConfigError(f"{where}: no `{key}`", "", _NO_MODELS)
+    if "name" not in values:
+        raise ConfigError(f"{where}: no `name`", "", _NO_MODELS)
     values.setdefault("model", values["name"])
+    if "api_base" not in values:
+        values.setdefault("cls", values["name"])
+        if values["model"] == "auto":
+            raise ConfigError(f"{where}: no `api_base`", "`auto` asks an endpoint", _NO_MODELS)
+    elif "key_env" not in values:
+        values.setdefault("key", "EMPTY")
+    if "cls" in values:
+        values["module"] = _check_class(values, where, backends, reading)
+    _check_key(values, where)
+    for name in values.get("extra_body", {}):
+        if name in MODEL_KEYS or name in _NOT_IN_BODY:
+            hint = f"say it as {where}.{name}" if name in MODEL_KEYS else "leave it out"
+            raise ConfigError(f"{where}.extra_body.{name}: not by extra_body", "", hint)
+    return ModelSpec(**values)
+
+
+def _check_key(values: Mapping[str, Any], where: str) -> None:
     if "key" in values and "key_env" in values:
         raise ConfigError(f"{where}: both `key` and `key_env`", "", "keep `key_env`")
     key_env = values.get("key_env")
@@ -223,17 +394,87 @@ def _model(raw: Any, position: int) -> ModelSpec:
             "a space, a line end (of a CRLF file, say) or a letter beyond ASCII",
             f"look at {key_env or '`key`'}",
         )
-    for name in values.get("extra_body", {}):
-        if name in MODEL_KEYS or name in _NOT_IN_BODY:
-            hint = f"say it as {where}.{name}" if name in MODEL_KEYS else "leave it out"
-            raise ConfigError(f"{where}.extra_body.{name}: not by extra_body", "", hint)
-    return ModelSpec(**values)
 
 
-def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
-    where = f"datasets[{position}]"
+def _check_class(
+    values: Mapping[str, Any], where: str, backends: Sequence[BackendName], reading: _Reading
+) -> str | None:
+    """Hold a model's class, or its name upstream, against what the upstreams of this run know.
+
+    Returns:
+        OpenCompass's module of it.
+    """
+    name, served = values["cls"], "api_base" in values
+    known: list[str] = []
+    module = None
+    for backend in backends:
+        if names := reading.names(backend):
+            known += [*names.models, *names.classes]
+            module = module or names.models.get(name, {}).get("module")
+    missing = [b for b in backends if reading.names(b) is None]
+    # A checkout of open-compass/VLMEvalKit has no CustomAPIModel; the worker knows a way.
+    if name not in known and name != "CustomAPIModel" and not (served and missing):
+        lacking = "" if served else f"no `{reading.word('api_base')}`, and "
+        raise ConfigError(
+            f"{where}: {lacking}{name} is no model that {' or '.join(backends)} knows",
+            "a model needs the address of its endpoint, or to be one of upstream's own"
+            + "".join(f"\nwhat {b} knows is unknown: it is not set up" for b in missing),
+            did_you_mean(name, known) + _NO_MODELS,
+        )
+    names = reading.names("vlmeval") if "vlmeval" in backends else None
+    if names:
+        cls = names.models.get(name, {}).get("class", name)
+        signature = names.classes.get(cls, {"open": True})
+        for key in own(values.get("upstream", {}), "vlmeval"):
+            if not signature["open"] and key not in signature["parameters"]:
+                raise ConfigError(
+                    f"{where}: {cls} takes no `{key}`",
+                    "",
+                    did_you_mean(key, signature["parameters"])
+                    + f"known: {', '.join(signature['parameters'])}",
+                )
+    return module
+
+
+def judge(value: Any, where: str) -> JudgeSpec:
+    """`exact_matching`, the name of a judge of upstream's, or a model at an endpoint."""
+    if isinstance(value, str):
+        return JudgeSpec(readers.text(value, where))
+    if not isinstance(value, dict):
+        raise readers.wrong(where, value, "exact_matching, or a mapping with model and api_base")
+    known = {
+        "model": readers.text,
+        "api_base": readers.api_base,
+        "key_env": readers.text,
+        "key": readers.text,
+    }
+    readers.no_unknown(value, known, where)
+    values = {k: read(value[k], f"{where}.{k}") for k, read in known.items() if k in value}
+    if "model" not in values:
+        raise ConfigError(f"{where}: no `model`", "", "the judge's id at its endpoint")
+    _check_key(values, where)
+    if "api_base" in values and "key_env" not in values:
+        values.setdefault("key", "EMPTY")
+    return JudgeSpec(**values)
+
+
+def _judge_of_environment() -> JudgeSpec | None:
+    """VLMEvalKit's way: OPENAI_API_BASE and LOCAL_LLM, in the environment or in `.env`."""
+    from dotenv import dotenv_values
+
+    path = Path(".env")
+    given = {**(dotenv_values(path) if path.is_file() else {}), **os.environ}
+    key, base, model = (given.get(name) for name in JUDGE_VARIABLES)
+    if not (base and model):
+        return None
+    where = "OPENAI_API_BASE"
+    return JudgeSpec(model, readers.api_base(base, where), key=readers.text(key or "EMPTY", where))
+
+
+def _dataset(raw: Any, position: int, reading: _Reading) -> DatasetSpec:
+    where = f"{reading.word('datasets')}[{position}]"
     if isinstance(raw, str):
-        return registry.resolve(raw)
+        return _resolve(raw, None, reading)
     if not isinstance(raw, dict):
         raise readers.wrong(where, raw, "a name, or a mapping with `name` and `path`")
     readers.no_unknown(raw, DATASET_KEYS, where)
@@ -243,18 +484,23 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
         key: read(raw[key], f"{where}.{key}") for key, read in DATASET_KEYS.items() if key in raw
     }
     name, backend = given["name"], given.get("backend")
+    arguments = given.get("upstream", {})
+    if "class" in given:
+        return _of_class(given, where, reading)
     if "dataset" in raw or "path" not in raw or name in registry.entries():
-        found = registry.resolve(given.get("dataset", name), backend)
+        found = _resolve(given.get("dataset", name), backend, reading)
         if "format" in raw:
             raise ConfigError(f"{where}.format: {found.name} has its own", "", "leave `format` out")
-        if "path" not in raw and found.path and found.backend == "vlmeval":
-            return replace(found, name=_file_name(name, f"{where}.name"), target=name)
+        if "path" not in raw and found.backend == "vlmeval" and (found.path or arguments):
+            target = _file_name(name, f"{where}.name")
+            if arguments and not found.path:
+                return _configured(found, target, arguments, where, reading)
+            return replace(found, name=target, target=target)
         if "path" not in raw:
-            return replace(found, name=name)
+            return replace(found, name=name, upstream=arguments)
         if found.backend == "opencompass":
-            return replace(
-                found, name=name, path=_data_path(given["path"], f"{where}.path", beside)
-            )
+            path = _data_path(given["path"], f"{where}.path", reading.beside)
+            return replace(found, name=name, path=path, upstream=arguments)
         raise ConfigError(
             f"{where}: {found.name} is a dataset of {found.backend} with data of its own",
             "`path` is for data of yours",
@@ -267,9 +513,100 @@ def _dataset(raw: Any, position: int, beside: Path | None) -> DatasetSpec:
             "e.g. dataset: gsm8k",
         )
     _file_name(name, f"{where}.name")
-    path = _data_path(given["path"], f"{where}.path", beside)
+    path = _data_path(given["path"], f"{where}.path", reading.beside)
     kind = given.get("format", FORMATS[0])
     return DatasetSpec(name=name, backend="vlmeval", target=name, path=path, format=kind)
+
+
+def _resolve(name: str, backend: BackendName | None, reading: _Reading) -> DatasetSpec:
+    found = registry.resolve(name, backend, python=reading.python, say=reading.say)
+    return replace(found, origin=found.name)
+
+
+def _of_class(given: Mapping[str, Any], where: str, reading: _Reading) -> DatasetSpec:
+    """A dataset by its class, as in VLMEvalKit's own configurations."""
+    name = _file_name(given["name"], f"{where}.name")
+    dataset = given.get("dataset", name)
+    arguments = given.get("upstream", {})
+    names = reading.names("vlmeval")
+    known = names.datasets.get(dataset, {}) if names else {}
+    base = DatasetSpec(
+        name, "vlmeval", name, type=known.get("type", ""), modality=known.get("modality", "")
+    )
+    found = replace(base, cls=given["class"], origin=dataset)
+    return _configured(found, name, arguments, where, reading)
+
+
+def _configured(
+    found: DatasetSpec, name: str, arguments: Mapping[str, Any], where: str, reading: _Reading
+) -> DatasetSpec:
+    """A dataset of VLMEvalKit's with arguments of its class.
+
+    Upstream (build_dataset_from_config, 0.0.20) drops what the class does not take.
+    """
+    if names := reading.names("vlmeval"):
+        signature = names.classes.get(found.cls)
+        if signature is None or found.cls not in {d["class"] for d in names.datasets.values()}:
+            classes = sorted({d["class"] for d in names.datasets.values()})
+            raise ConfigError(
+                f"{where}.class: VLMEvalKit has no dataset class {found.cls}",
+                "",
+                did_you_mean(found.cls, classes) + "`shim list datasets` names those it has",
+            )
+        for key in arguments:
+            if key not in signature["parameters"]:
+                raise ConfigError(
+                    f"{where}: {found.cls} takes no `{key}`",
+                    "",
+                    did_you_mean(key, signature["parameters"])
+                    + f"known: {', '.join(signature['parameters'])}",
+                )
+    dataset = found.upstream.get("dataset", found.origin or found.target)
+    given = {"class": found.cls, "dataset": dataset, **arguments}
+    return replace(found, name=name, target=name, upstream=given)
+
+
+def _check_upstream(spec: RunSpec, backends: Sequence[BackendName], reading: _Reading) -> None:
+    """Hold `upstream:` against the arguments of the upstreams' commands."""
+    where = reading.word("upstream")
+    known: dict[str, Any] = {}
+    for backend in backends:
+        if (names := reading.names(backend)) is None:
+            return  # it cannot run either, and says so
+        known.update(names.arguments)
+    for backend in backends:
+        for key in own(spec.upstream, backend):
+            if key in _OURS:
+                raise ConfigError(f"{where}.{key}: not by {where}", "", f"say it as {_OURS[key]}")
+            if key not in known:
+                raise ConfigError(
+                    f"{where}: no argument `{key}` of {' or '.join(backends)}",
+                    "",
+                    did_you_mean(key, known) + f"known: {', '.join(sorted({*known} - {*_OURS}))}",
+                )
+
+
+def _check_frames(dataset: DatasetSpec, spec: RunSpec, reading: _Reading) -> None:
+    """A video must be shown to a model somehow; upstream then sends it whole, or nothing."""
+    if dataset.modality != "video" or dataset.backend != "vlmeval":
+        return
+    names = reading.names("vlmeval")
+    if names is None or dataset.target in names.settings:
+        return
+    given = {**own(spec.upstream, "vlmeval"), **dataset.upstream}
+    settings = registry.video_settings(dataset.upstream.get("dataset", dataset.target), names)
+    frames = [
+        readers.number(-1)(given[key], f"{dataset.name}: {key}")
+        for key in ("fps", "nframe")
+        if given.get(key) is not None
+    ]
+    if settings and not any(value > 0 for value in frames):
+        raise ConfigError(
+            f"{dataset.name} is a video dataset without `fps` or `nframe`",
+            "how many frames of a video the model sees is not said",
+            f"one of upstream's settings: {', '.join(settings)}; "
+            f"or {{name: {dataset.name}, upstream: {{nframe: 8}}}}",
+        )
 
 
 def _file_name(name: str, where: str) -> str:
@@ -297,12 +634,13 @@ def _data_path(text: str, where: str, beside: Path | None) -> Path:
     )
 
 
-def _list(raw: Mapping[str, Any], key: str, example: str) -> list[Any]:
+def _list(raw: Mapping[str, Any], key: str, example: str, reading: _Reading) -> list[Any]:
     value = raw.get(key)
+    word = reading.word(key)
     if value is None or value == []:
-        raise ConfigError(f"no {key}", f"`{key}` is missing or empty", example)
+        raise ConfigError(f"no {key}", f"`{word}` is missing or empty", example)
     if not isinstance(value, list):
-        raise readers.wrong(key, value, "a list", example)
+        raise readers.wrong(word, value, "a list", example)
     return value
 
 

@@ -1,10 +1,11 @@
-"""YAML (and so JSON) text -> plain values, strictly: no key twice, no Python objects.
+"""YAML and JSON text -> plain values, strictly: no key twice, no Python objects.
 
 Turns whatever is wrong with a document into one `ConfigError` that names the place.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from typing import Any
 
@@ -49,6 +50,30 @@ def parse(text: str, what: str) -> Any:
     # PyYAML builds dates and numbers without catching what their constructors raise.
     except (ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{what} is not YAML", str(error), "quote what is text") from error
+
+
+def parse_json(text: str, what: str) -> Any:
+    """The value that a JSON document holds; the reader of YAML would take a trailing comma.
+
+    Raises:
+        ConfigError: With line and column.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_distinct)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise ConfigError(f"{what} is not JSON", where, "mend that place") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{what} is not JSON", str(error), "mend that place") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} is given twice")
+        found[key] = value
+    return found
 
 
 def _problem(error: yaml.YAMLError) -> str:

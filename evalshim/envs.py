@@ -22,12 +22,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalshim import pip_settings, process
+from evalshim import catalogue, pip_settings, process
+from evalshim.catalogue import Catalogue
 from evalshim.errors import EvalshimError, SetupError
 from evalshim.spec import BackendName, Event
 
 PINS = Path(__file__).parent / "pins"
 STATE = "evalshim-state.json"
+CATALOGUE = "evalshim-catalogue.json"
 # Seconds; half a minute is usual on a laptop, ten where the disk is a network's.
 _LONGEST_IMPORT = 600
 TORCHVISION_OPS = Path(__file__).parent / "worker" / "torchvision_ops.py"
@@ -153,6 +155,7 @@ def setup(
         asked = (source, python)
         if current and not upgrade and current.pins == pins:
             if asked == (current.source, current.python):
+                _complete_names(backend, say)
                 return current
             if asked == (None, None):
                 # Somebody asked for this one; a plain set-up is content with it.
@@ -167,7 +170,8 @@ def setup(
         try:
             _build(backend, building, python, source, upgrade, say)
             say(f"{backend}: checking that it imports")
-            health = check(python_of(building), backend, managed=True)
+            health, names = _ask(python_of(building), backend, "catalogue", managed=True)
+            catalogue.write(building / CATALOGUE, backend, names)
             made = State(pins, source, python, _packages(building), _size(building), health)
             _write(building / STATE, json.dumps(asdict(made), indent=2))
             _put(building, place)
@@ -182,11 +186,70 @@ def check(python: str, backend: BackendName, *, managed: bool) -> Health:
     Raises:
         SetupError: It does not import; with the end of what it printed.
     """
+    return _ask(python, backend, "health", managed=managed)[0]
+
+
+def names(
+    backend: BackendName,
+    explicit: str | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Catalogue | None:
+    """What the upstream that a run would use knows by name; None where none is installed.
+
+    Args:
+        explicit: As of `interpreter`.
+        say: Told when the names must be collected first, which imports the upstream.
+            Without it only what was collected before is read.
+    """
+    try:
+        chosen = interpreter(backend, explicit)
+    except SetupError:
+        return None
+    path = (
+        prefix(backend) / CATALOGUE
+        if chosen.managed
+        else _unmanaged_catalogue(chosen.python, backend)
+    )
+    if (found := catalogue.read(path)) or say is None:
+        return found
+    say(f"{backend}: collecting the names that {chosen.python} knows (once)")
+    with _lock(backend, say):
+        _, collected = _ask(chosen.python, backend, "catalogue", managed=chosen.managed)
+        catalogue.write(path, backend, collected)
+    return catalogue.read(path)
+
+
+def _complete_names(backend: BackendName, say: Callable[[str], None]) -> None:
+    """Collect what an environment knows that was made by a version without this."""
+    place = prefix(backend)
+    if catalogue.read(place / CATALOGUE) is None:
+        say(f"{backend}: collecting the names that it knows")
+        _, collected = _ask(python_of(place), backend, "catalogue", managed=True)
+        catalogue.write(place / CATALOGUE, backend, collected)
+
+
+def _unmanaged_catalogue(python: str, backend: BackendName) -> Path:
+    """Its name changes with every install into the environment of `python`."""
+    code = "import os, sysconfig as s; p = s.get_path('purelib'); print(p, os.stat(p).st_mtime_ns)"
+    packages = process.run([python, "-c", code], timeout=60)
+    digest = hashlib.sha256(f"{python} {packages}".encode()).hexdigest()[:16]
+    return home() / "catalogues" / f"{backend}-{digest}.json"
+
+
+def _ask(
+    python: str, backend: BackendName, what: str, *, managed: bool
+) -> tuple[Health, Mapping[str, Any]]:
+    """Import the upstream with `python`; its health, and the last event's data.
+
+    Args:
+        what: The worker's job: `health` or `catalogue`.
+    """
     found: list[Event] = []
     env = process.isolated_environment() if managed else dict(os.environ)
     with _scratch() as folder:
-        logs = process.Logs(folder, "health")
-        job = {"backend": "health", "upstream": backend}
+        logs = process.Logs(folder, what)
+        job = {"backend": what, "upstream": backend}
         worker = process.Worker(python, job, env, logs, found.append)
         alarm = threading.Timer(_LONGEST_IMPORT, worker.stop)
         alarm.start()
@@ -201,7 +264,7 @@ def check(python: str, backend: BackendName, *, managed: bool) -> Health:
                 f"shim setup {backend} --upgrade, or see `shim doctor`",
             )
     facts = {key: value for key, value in found[0].data.items() if key != "upstream"}
-    return Health(**facts)
+    return Health(**facts), found[-1].data
 
 
 def _build(

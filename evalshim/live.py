@@ -13,7 +13,7 @@ import platform
 import queue
 import socket
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -26,6 +26,7 @@ import evalshim
 from evalshim import config, envs, process, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import EvalshimError
+from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
 from evalshim.spec import (
@@ -34,9 +35,9 @@ from evalshim.spec import (
     Cell,
     CellOutcome,
     Event,
+    JudgeSpec,
     ModelSpec,
     Row,
-    RunSpec,
     Sample,
 )
 
@@ -45,26 +46,25 @@ class LiveRun:
     """A run under way; run.json follows its state.
 
     Args:
-        cells: In the order of the results.
+        plan: Ready to run.
         folder: The run directory; exists.
         command: The command line, for run.json.
     """
 
     def __init__(
         self,
-        spec: RunSpec,
-        cells: Sequence[Cell],
-        interpreters: Mapping[BackendName, envs.Interpreter],
+        plan: Plan,
         folder: Path,
         command: Sequence[str],
     ) -> None:
-        self.spec = spec
-        self.parts = by_backend(cells)
-        self.interpreters = interpreters
+        self.plan = plan
+        self.spec = plan.spec
+        self.parts = by_backend(plan.cells)
+        self.interpreters = plan.interpreters
         self.folder = folder
-        self.cells = {cell.id: cell for cell in cells}
+        self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = {}
-        self.secrets = [key_of(model) for model in spec.models]
+        self.secrets = [*map(key_of, self.spec.models), key_of(self.spec.judge)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.header = self._first_header(command)
@@ -115,13 +115,15 @@ class LiveRun:
     def _worker(self, name: BackendName) -> process.Worker:
         part = self.parts[name]
         upstream = self.folder / "upstream" / name
-        job, extra = BACKENDS[name].prepare(part, self.spec, upstream)
+        job, extra = BACKENDS[name].prepare(part, self.spec, upstream, self.plan.earlier)
         keys = {cell.model.key_variable: key_of(cell.model) for cell in part}
+        keys[BACKENDS[name].judge_key_variable] = key_of(self.spec.judge)
         chosen = self.interpreters[name]
         env = process.isolated_environment() if chosen.managed else dict(os.environ)
         job = {"backend": name, "secrets": sorted(keys), **job}
+        given = {variable: key for variable, key in keys.items() if key}
         return process.Worker(
-            chosen.python, job, {**env, **extra, **keys}, self.logs[name], self.events.put
+            chosen.python, job, {**env, **extra, **given}, self.logs[name], self.events.put
         )
 
     def _run(self, name: BackendName, worker: process.Worker) -> None:
@@ -232,6 +234,7 @@ class LiveRun:
             n_failed=outcome.n_failed,
             n_judge_failed=0 if outcome.status == "scored" else None,
             scorer=outcome.scorer,
+            judge_fallback=outcome.judge_fallback,
             status=outcome.status,
             error=" ".join(outcome.error.split()),
         )
@@ -260,6 +263,10 @@ class LiveRun:
         with contextlib.suppress(OSError):
             log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
             log.flush()
+
+    def _earlier_run(self, cell: Cell) -> str | None:
+        place = self.plan.earlier.get(cell.id)
+        return place.relative_to(self.spec.work_dir).parts[0] if place else None
 
     def _first_header(self, command: Sequence[str]) -> dict[str, Any]:
         return {
@@ -291,6 +298,7 @@ class LiveRun:
                     "model": cell.model.name,
                     "dataset": cell.dataset.name,
                     "backend": cell.dataset.backend,
+                    "goes_on_from": self._earlier_run(cell),
                     "status": "pending",
                     "error": "",
                     "started_at": None,
@@ -302,17 +310,9 @@ class LiveRun:
         }
 
 
-def by_backend(cells: Sequence[Cell]) -> dict[BackendName, list[Cell]]:
-    """The cells that each backend is to evaluate."""
-    parts: dict[BackendName, list[Cell]] = {}
-    for cell in cells:
-        parts.setdefault(cell.dataset.backend, []).append(cell)
-    return parts
-
-
-def key_of(model: ModelSpec) -> str:
-    """The key that a model's endpoint is to get."""
-    return os.environ[model.key_env] if model.key_env else model.key
+def key_of(asked: ModelSpec | JudgeSpec) -> str:
+    """The key that the endpoint of a model or judge is to get; empty for none."""
+    return os.environ[asked.key_env] if asked.key_env else asked.key
 
 
 def now() -> str:

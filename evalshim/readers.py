@@ -11,10 +11,11 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from evalshim.errors import ConfigError, did_you_mean
+from evalshim.spec import BackendName
 
 
 def text(value: Any, where: str) -> str:
@@ -67,6 +68,43 @@ def body(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise wrong(where, value, "a mapping")
     return value
+
+
+def flag(value: Any, where: str) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise wrong(where, value, "true or false")
+    return value
+
+
+def reuse(value: Any, where: str) -> bool | str:
+    """Whether to go on from an earlier run, or the id of the run; `latest` is true."""
+    if value in ("latest", True):
+        return True
+    return False if value in (None, False) else text(value, where)
+
+
+def verify_data(value: Any, where: str) -> str:
+    """`strict` or `off`, which YAML reads as false."""
+    return choice("strict", "off")("off" if value is False else value, where)
+
+
+def meta_template(value: Any, where: str) -> Mapping[str, Any] | str:
+    """OpenCompass's template of roles: a mapping of upstream's, or the name of one."""
+    # EvalScope's name for the usual one.
+    value = "chat" if value == "default-api-meta-template-oc" else value
+    if isinstance(value, str) and value not in ("chat", "none"):
+        raise wrong(where, value, "chat, none, or a mapping", did_you_mean(value, ("chat", "none")))
+    return value if isinstance(value, str) else body(value, where)
+
+
+def upstream(value: Any, where: str) -> dict[str, Any]:
+    """Arguments of upstream's: a mapping, in which one may stand under a backend's name."""
+    found = body(value, where)
+    for backend in get_args(BackendName):
+        if backend in found:
+            body(found[backend], f"{where}.{backend}")
+    return found
 
 
 def path(value: Any, where: str) -> Path:

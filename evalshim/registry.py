@@ -1,21 +1,25 @@
-"""Which dataset names there are, and what each upstream calls them.
+"""Which names there are, and what each upstream calls them.
 
-Reads registry.yaml and answers questions about it. Imports no upstream and no
-pandas: `shim list` must answer at once.
+Two sources: registry.yaml, the names that documents promise, and the catalogue of
+the installed upstream, which has every name. Imports no upstream and no pandas:
+`shim list` must answer at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from evalshim import documents
+from evalshim import documents, envs
+from evalshim.catalogue import Catalogue
 from evalshim.errors import ConfigError, did_you_mean
-from evalshim.spec import BackendName, DatasetSpec
+from evalshim.spec import BackendName, DatasetSpec, UpstreamModel
 
 HERE = Path(__file__).parent
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
@@ -28,44 +32,156 @@ def entries() -> Mapping[str, DatasetSpec]:
     return MappingProxyType({name: _entry(name, fields) for name, fields in raw.items()})
 
 
-def resolve(name: str, backend: BackendName | None = None) -> DatasetSpec:
+def resolve(
+    name: str,
+    backend: BackendName | None = None,
+    *,
+    python: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> DatasetSpec:
     """The dataset that `name` means.
 
     Args:
-        name: A registered name, or `backend:name`.
+        name: A registered name, one that an installed upstream knows, the name of a
+            TSV in `$LMUData`, or `backend:name`.
         backend: Where to look when the name does not say.
+        python: Interpreter that has the upstreams, as of `envs.interpreter`.
+        say: As of `envs.names`.
 
     Raises:
-        ConfigError: Nothing goes by that name; the nearest names are in the cure.
+        ConfigError: Nothing goes by that name, or several things do.
     """
     prefix, colon, rest = name.partition(":")
     if colon and prefix in BACKENDS:
         name, backend = rest, prefix  # type: ignore[assignment]
     found = entries().get(name)
-    if found is None or backend not in (None, found.backend):
-        where = f" of {backend}" if backend else ""
-        known = [n for n, e in entries().items() if backend in (None, e.backend)]
+    if found is not None and backend in (None, found.backend):
+        return found
+    asked = [b for b in BACKENDS if backend in (None, b)]
+    catalogues = {b: envs.names(b, python, say=say) for b in asked}
+    known = {b: _known(b, c) for b, c in catalogues.items() if c}
+    hits = [own[name] for own in known.values() if name in own]
+    if len(hits) > 1:
         raise ConfigError(
-            f"unknown dataset{where}: {name}",
-            "it is not in the registry, and no data file was given for it",
-            did_you_mean(name, known)
-            + "`shim list datasets` has all names; your own data goes as {name: ..., path: ...}",
+            f"{name} is a dataset of both upstreams",
+            "",
+            f"say vlmeval:{name} or opencompass:{name}",
         )
-    return found
+    if hits:
+        return hits[0]
+    if "vlmeval" in asked and (lmudata() / f"{name}.tsv").exists():
+        return DatasetSpec(name=name, backend="vlmeval", target=name)
+    missing = [b for b, c in catalogues.items() if c is None]
+    names = [n for n, e in entries().items() if e.backend in asked]
+    names += [n for own in known.values() for n in own]
+    raise ConfigError(
+        f"unknown dataset{f' of {backend}' if backend else ''}: {name}",
+        "it is not in the registry, and no data file was given for it"
+        + "".join(f"\nwhat else {b} knows is unknown: it is not set up" for b in missing),
+        did_you_mean(name, names)
+        + "`shim list datasets` has all names; your own data goes as {name: ..., path: ...}"
+        + (f"; `shim setup {' '.join(missing)}`" if missing else ""),
+    )
 
 
-def list_datasets(backend: str | None = None, pattern: str = "*") -> list[DatasetSpec]:
-    """Registered datasets, sorted by name.
+def list_datasets(
+    backend: str | None = None, pattern: str = "*", type: str | None = None
+) -> list[DatasetSpec]:
+    """Every dataset name, sorted: the registered ones and those that installed upstreams know.
 
     Args:
         backend: Only this upstream's.
         pattern: Shell pattern on the name, case ignored; without a wildcard, a substring.
+        type: Only this kind of question (`MCQ`, `VQA`, `gen`, ...), case ignored.
     """
-    return [
-        entry
-        for name, entry in entries().items()
-        if backend in (None, entry.backend) and matches(name, pattern)
-    ]
+    found: dict[tuple[str, str], DatasetSpec] = {(e.backend, n): e for n, e in entries().items()}
+    for name in BACKENDS:
+        if backend in (None, name) and (catalogue := envs.names(name)):
+            for key, entry in _known(name, catalogue).items():
+                found.setdefault((name, key), entry)
+    return sorted(
+        (
+            entry
+            for entry in found.values()
+            if backend in (None, entry.backend)
+            and matches(entry.name, pattern)
+            and (type is None or entry.type.lower() == type.lower())
+        ),
+        key=lambda e: (e.name, e.backend),
+    )
+
+
+def list_models(backend: str | None = None, pattern: str = "*") -> list[UpstreamModel]:
+    """Every model that an installed upstream knows by name, sorted.
+
+    Args:
+        backend: Only this upstream's.
+        pattern: As of `list_datasets`.
+    """
+    return sorted(
+        (
+            UpstreamModel(name, b, entry.get("module") or entry["class"])
+            for b in BACKENDS
+            if backend in (None, b) and (catalogue := envs.names(b))
+            for name, entry in catalogue.models.items()
+            if matches(name, pattern)
+        ),
+        key=lambda m: (m.name, m.backend),
+    )
+
+
+def known(backend: BackendName) -> bool:
+    """Whether what `backend` knows by name was collected."""
+    return envs.names(backend) is not None
+
+
+def video_settings(dataset: str, catalogue: Catalogue) -> list[str]:
+    """Upstream's settings (frames, subtitles) of a video dataset, by name."""
+    return [n for n, s in catalogue.settings.items() if s["dataset"] == dataset]
+
+
+def lmudata() -> Path:
+    """Where VLMEvalKit looks for data (LMUDataRoot, 0.0.20)."""
+    given = os.environ.get("LMUData")
+    return Path(given) if given and Path(given).exists() else Path.home() / "LMUData"
+
+
+def _known(backend: BackendName, catalogue: Catalogue) -> dict[str, DatasetSpec]:
+    """The datasets of a catalogue by name."""
+    if backend == "opencompass":
+        return {
+            name: DatasetSpec(
+                name=name,
+                backend=backend,
+                target=" ".join(
+                    f"{entry['module'].removeprefix('datasets.')}:{v}" for v in entry["variables"]
+                ),
+                type=entry["type"],
+                modality="text",
+            )
+            for name, entry in catalogue.datasets.items()
+        }
+    plain = {
+        name: DatasetSpec(
+            name=name,
+            backend=backend,
+            target=name,
+            cls=entry["class"],
+            type=entry["type"],
+            modality=entry["modality"],
+        )
+        for name, entry in catalogue.datasets.items()
+    }
+    settings = {
+        name: replace(
+            plain.get(entry["dataset"], DatasetSpec(name, backend, name, modality="video")),
+            name=name,
+            target=name,
+            cls=entry["class"],
+        )
+        for name, entry in catalogue.settings.items()
+    }
+    return {**plain, **settings}
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -80,6 +196,10 @@ def _entry(name: str, fields: Mapping[str, Any]) -> DatasetSpec:
         name=name,
         backend=fields["backend"],
         target=fields.get("target", name),
+        cls=fields.get("class", ""),
+        type=fields.get("type", ""),
+        modality=fields.get("modality", ""),
+        answers=fields.get("answers", "public"),
         path=HERE / path if path else None,
         format=fields.get("format"),
         summary_groups=tuple(fields.get("groups", ())),

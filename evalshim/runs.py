@@ -1,4 +1,4 @@
-"""A run from what was asked to its results: configuration, plan, checks, launch."""
+"""A run from what was asked to its results: configuration, plan, launch."""
 
 from __future__ import annotations
 
@@ -13,80 +13,113 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evalshim import config, envs, process, progress, results
+from evalshim import config, dialects, plans, process, progress, readers, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError, SetupError
-from evalshim.live import LiveRun, by_backend, key_of
+from evalshim.live import LiveRun, key_of
+from evalshim.plans import Plan
 from evalshim.results import RunResult
-from evalshim.spec import BackendName, Cell, ModelSpec, RunSpec, slug
+from evalshim.spec import ModelSpec, RunSpec
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
-def run(
-    source: str | os.PathLike[str] | Mapping[str, Any] | None = None, /, **keys: Any
-) -> RunResult:
+def run(source: Source | None = None, /, **keys: Any) -> RunResult:
     """Run an evaluation and return its results.
 
     Args:
-        source: A configuration file, or its contents as a mapping.
-        keys: Keys of the configuration, over those of `source`.
+        source: A configuration file, or its contents as a mapping, in any dialect.
+        keys: Keys of our own dialect, over those of `source`.
 
     Raises:
         EvalshimError: Nothing was run: bad configuration, no environment, ...
     """
+    return execute(spec_of(source, **keys))
+
+
+def check(source: Source | None = None, /, **keys: Any) -> Plan:
+    """What `run` with the same arguments would do, samples counted; nothing is run.
+
+    Raises:
+        EvalshimError: The configuration is bad. What is missing to run it is in the plan.
+    """
+    return plans.counted(plans.plan(spec_of(source, **keys), say=_say))
+
+
+def spec_of(source: Source | None = None, /, **keys: Any) -> RunSpec:
+    """The `RunSpec` that `run` with the same arguments would run.
+
+    Raises:
+        ConfigError: As `config.parse`.
+    """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return execute(config.parse({**config.load(path), **keys}, beside=path.absolute().parent))
-    return execute(config.parse({**(source or {}), **keys}))
+        raw, words = dialects.translate(config.load(path), config.load)
+        beside: Path | None = path.absolute().parent
+    else:
+        raw, words = dialects.translate(source or {}, config.load)
+        beside = None
+    return config.parse({**raw, **keys}, beside=beside, words=words, say=_say)
 
 
 def specify(
     path: Path | None,
     *,
-    model: str | None = None,
+    model: Sequence[str] = (),
     api_base: str | None = None,
+    retry: str | None = None,
     data: Sequence[str] = (),
     backend: str | None = None,
     assignments: Sequence[str] = (),
-    **options: str | None,
+    upstream: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> RunSpec:
     """The `RunSpec` of a command line: the file, then the flags, then `--set`.
 
+    `--set` speaks the dialect of the file; where that is not ours it comes first.
+
     Args:
-        options: Further keys of the configuration as text, None where not given.
+        upstream: Arguments of the upstreams' commands, over those of the file.
+        options: Further keys of the configuration; text is YAML; None where not given.
 
     Raises:
         ConfigError: As `config.parse`.
     """
     if backend and not data:
         raise ConfigError("--backend without --data", "it says where to look for those names")
-    raw = config.load(path) if path else {}
-    if model or api_base:
-        raw["models"] = config.with_endpoint(raw.get("models"), model, api_base)
+    given = config.load(path) if path else {}
+    raw, words = dialects.translate(given, config.load)
+    foreign = raw != given
+    if foreign and assignments:
+        raw, words = dialects.translate(config.override(given, assignments), config.load)
+    upstream = dict(upstream or {})
+    if "base_url" in upstream and model:
+        raw["models"] = dialects.with_base_url(list(model), upstream)
+    elif model or api_base:
+        raw["models"] = config.with_models(raw.get("models"), model, api_base)
+    if retry is not None and isinstance(raw.get("models"), list):
+        tries = config.value(retry, "--retry")
+        named = [{"name": m} if isinstance(m, str) else m for m in raw["models"]]
+        raw["models"] = [{**m, "retry": tries} if isinstance(m, dict) else m for m in named]
     if data:
         raw["datasets"] = [
             f"{backend}:{name}" if backend and ":" not in name else name for name in data
         ]
+    if upstream:
+        raw["upstream"] = {**readers.upstream(raw.get("upstream", {}), "upstream"), **upstream}
     for key, value in options.items():
         if value is not None:
-            raw[key] = value if key in ("work_dir", "python") else config.value(value, f"--{key}")
-    raw = config.override(raw, assignments)
-    return config.parse(raw, beside=path.absolute().parent if path else None)
+            plain = key in ("work_dir", "python") or not isinstance(value, str)
+            raw[key] = value if plain else config.value(value, f"--{key}")
+    if not foreign:
+        raw = config.override(raw, assignments)
+    beside = path.absolute().parent if path else None
+    return config.parse(raw, beside=beside, words=words, say=_say)
 
 
 def load_run(path: str | os.PathLike[str]) -> RunResult:
     """The results of an earlier run, from its directory (`outputs/latest`, say)."""
     return results.load(Path(path))
-
-
-def plan(spec: RunSpec) -> tuple[Cell, ...]:
-    """The cells of a run: every model on every dataset, in the order of the configuration."""
-    cells: list[Cell] = []
-    for model in spec.models:
-        for dataset in spec.datasets:
-            name = f"{slug(model.name)}__{slug(dataset.name)}"
-            twins = sum(c.id == name or c.id.startswith(f"{name}~") for c in cells)
-            cells.append(Cell(f"{name}~{twins + 1}" if twins else name, model, dataset))
-    return tuple(cells)
 
 
 def execute(
@@ -100,48 +133,41 @@ def execute(
 
     Raises:
         ConfigError: Data or the work directory is unusable; nothing was run.
-        SetupError: A backend has no usable interpreter; nothing was run.
+        SetupError: A backend has no usable interpreter, or data is missing; nothing was run.
     """
-    cells = plan(spec)
-    parts = by_backend(cells)
-    for name, part in parts.items():
-        BACKENDS[name].check(part, spec)
-    interpreters = _interpreters(list(parts), spec.python)
-    models = {model.name: _with_served_model(model) for model in spec.models}
-    spec = replace(spec, models=tuple(models.values()))
-    # Workers run side by side; what an endpoint may get at once is shared among them.
-    shared = {
-        name: replace(model, concurrency=max(1, _parallel(model, spec) // len(parts)))
-        for name, model in models.items()
-    }
-    cells = tuple(replace(cell, model=shared[cell.model.name]) for cell in cells)
-    run = LiveRun(spec, cells, interpreters, _new_run_directory(spec.work_dir), command)
-    titles = {name: BACKENDS[name].title for name in parts}
+    planned = plans.plan(spec, say=_say)
+    planned.require()
+    planned = plans.going_on(_served(planned))
+    run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command)
+    titles = {name: BACKENDS[name].title for name in run.parts}
     shown = sys.stderr.isatty() if terminal is None else terminal
-    reporter = progress.for_stream(cells, titles, terminal=shown)
+    reporter = progress.for_stream(planned.cells, titles, terminal=shown)
     with _terminated_as_interrupted(), reporter:
         return run.go(reporter)
 
 
-def _interpreters(
-    backends: Sequence[BackendName], python: str | None
-) -> dict[BackendName, envs.Interpreter]:
-    """The interpreter of each backend; what is missing is said of all at once."""
-    found: dict[BackendName, envs.Interpreter] = {}
-    problems: list[SetupError] = []
-    for name in backends:
-        try:
-            found[name] = envs.interpreter(name, python)
-        except SetupError as error:
-            problems.append(error)
-    if problems:
-        parts = [(p.what, p.why, p.cure) for p in problems]
-        raise SetupError(*("\n".join(dict.fromkeys(texts)) for texts in zip(*parts, strict=True)))
-    return found
+def _served(planned: Plan) -> Plan:
+    """The plan with every model's id known, and each endpoint's parallel calls divided."""
+    spec = planned.spec
+    models = {model.name: _with_served_model(model) for model in spec.models}
+    # Workers run side by side; what an endpoint may get at once is shared among them.
+    parts = len(plans.by_backend(planned.cells))
+    shared = {
+        name: replace(model, concurrency=max(1, _parallel(model, spec) // parts))
+        for name, model in models.items()
+    }
+    cells = tuple(
+        replace(cell, model=shared.get(cell.model.name, cell.model)) for cell in planned.cells
+    )
+    return replace(planned, spec=replace(spec, models=tuple(models.values())), cells=cells)
 
 
 def _parallel(model: ModelSpec, spec: RunSpec) -> int:
     return model.concurrency or spec.concurrency
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager
@@ -166,7 +192,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _with_served_model(model: ModelSpec) -> ModelSpec:
     """`model: auto` becomes the id of the only model that the endpoint serves."""
-    if model.model != "auto":
+    if model.model != "auto" or not model.api_base:
         return model
     import openai
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 1
 
 BackendName = Literal["vlmeval", "opencompass"]
-Mode = Literal["all", "infer"]
+Mode = Literal["all", "infer", "eval"]
 CellStatus = Literal["pending", "running", "scored", "infer_only", "skipped", "failed"]
 Unit = Literal["fraction", "percent", "raw"]
 
@@ -25,26 +25,38 @@ EXACT_MATCHING = "exact_matching"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model behind an OpenAI-compatible endpoint.
+    """A model behind an OpenAI-compatible endpoint, or one that an upstream runs itself.
 
-    Sampling parameters that are None are left to upstream's own default.
+    Parameters that are None are left to upstream's own default.
 
     Attributes:
         name: Label in results; unique in a run.
-        api_base: Root of the API, ending in `/v1` or the like, without `/chat/completions`.
-        model: Id at the endpoint, or `auto` for the only one served.
+        model: Id at the endpoint, or `auto` for the only one served; without an endpoint
+            the name that upstream knows the model by.
+        api_base: Root of the API, ending in `/v1` or the like, without `/chat/completions`;
+            None for a model that upstream runs itself.
+        cls: Upstream's class, or the name of one of its configured models, to build it with.
+        model_path: Weights of a local model, instead of those upstream would take.
+        module: OpenCompass's configuration module of a model that it runs itself.
         key_env: Environment variable that holds the key; None where the key is `key`.
-        key: The key itself, for those who wrote it down; never stored.
+        key: The key itself, for those who wrote it down; never stored. Empty: none given.
         timeout: Seconds for one request.
         img_size: Longest side in pixels to which upstream shrinks a picture; -1 keeps it.
         extra_body: Further JSON members of each request.
+        is_chat: False talks to `/completions` with the plain prompt (OpenCompass).
+        meta_template: OpenCompass's template of roles: `chat`, `none` (everything becomes
+            one user message), or a mapping of upstream's.
+        upstream: Further arguments of upstream's class; under a backend's name, for it alone.
     """
 
     name: str
-    api_base: str
     model: str
+    api_base: str | None = None
+    cls: str | None = None
+    model_path: str | None = None
+    module: str | None = None
     key_env: str | None = None
-    key: str = field(default="EMPTY", repr=False)
+    key: str = field(default="", repr=False)
     temperature: float | None = None
     max_tokens: int | None = None
     top_p: float | None = None
@@ -54,15 +66,17 @@ class ModelSpec:
     img_size: int | None = None
     img_detail: str | None = None
     system_prompt: str | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     concurrency: int | None = None
+    is_chat: bool = True
+    meta_template: Mapping[str, Any] | str = field(default="chat", hash=False)
+    upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def key_variable(self) -> str:
         """The variable in which a worker finds the key."""
-        if self.key_env:
-            return self.key_env
-        return f"EVALSHIM_KEY_{sha256(self.name.encode(errors='replace')).hexdigest()[:8].upper()}"
+        digest = sha256(self.name.encode(errors="replace")).hexdigest()[:8].upper()
+        return f"EVALSHIM_KEY_{digest}"
 
 
 @dataclass(frozen=True)
@@ -72,19 +86,59 @@ class DatasetSpec:
     Attributes:
         name: As in results; unique in a run.
         backend: Which upstream evaluates it.
-        target: Upstream's dataset name (VLMEvalKit) or `module:variable` of its
-            configuration (OpenCompass).
+        target: Upstream's dataset name (VLMEvalKit), or its configurations as
+            `module:variable`, blanks between several (OpenCompass).
+        cls: Upstream's class that reads it; empty where only upstream knows.
+        type: Upstream's word for the kind of question (`MCQ`, `VQA`, `gen`, ...).
+        modality: `image`, `video` or `text`; empty where only upstream knows.
+        answers: `private` where upstream can infer but not score.
         path: The user's own data file or folder, absolute; None for upstream's own data.
         format: Format of `path`; None for upstream's own data.
         summary_groups: Modules of OpenCompass that define averages over its subsets.
+        origin: The name that it was resolved from; empty for a file of the user's own.
+        upstream: Further arguments of upstream's dataset class or configuration.
     """
 
     name: str
     backend: BackendName
     target: str
+    cls: str = ""
+    type: str = ""
+    modality: str = ""
+    answers: str = "public"
     path: Path | None = None
     format: str | None = None
     summary_groups: tuple[str, ...] = ()
+    origin: str = field(default="", compare=False)
+    upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class UpstreamModel:
+    """A model that an upstream knows by name; `target` is its class or configuration module."""
+
+    name: str
+    backend: BackendName
+    target: str
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """What grades answers: `exact_matching`, or a model.
+
+    Attributes:
+        model: Its id at the endpoint, or upstream's name for one where there is no `api_base`.
+        api_base: As of a model.
+    """
+
+    model: str = EXACT_MATCHING
+    api_base: str | None = None
+    key_env: str | None = None
+    key: str = field(default="", repr=False)
+
+    @property
+    def is_model(self) -> bool:
+        return self.model != EXACT_MATCHING
 
 
 @dataclass(frozen=True)
@@ -94,20 +148,31 @@ class RunSpec:
     Attributes:
         limit: What to take of each dataset: a count, a fraction below 1, or a slice `[10:20]`.
         concurrency: Calls in flight per endpoint.
+        mode: `eval` scores what the newest run of the same work predicted.
         fail_on: Samples without an answer that a cell may have before it fails the
             run: a count, or a fraction of the cell when below 1.
+        reuse: Go on from the newest run of the same work in `work_dir`, or from the run named.
+        gpus: Processes of upstream's data-parallel inference, one a local GPU.
+        verify_data: Whether a published data file must have its published hash.
         python: Interpreter that has the upstreams, instead of the managed environments.
+        config: A configuration of OpenCompass, run as it is; then no models and datasets.
+        upstream: Further arguments of the upstreams' commands.
     """
 
-    models: tuple[ModelSpec, ...]
-    datasets: tuple[DatasetSpec, ...]
-    judge: str = EXACT_MATCHING
+    models: tuple[ModelSpec, ...] = ()
+    datasets: tuple[DatasetSpec, ...] = ()
+    judge: JudgeSpec = field(default_factory=JudgeSpec)
     limit: int | float | str | None = None
     concurrency: int = 32
     mode: Mode = "all"
     work_dir: Path = Path("outputs")
     fail_on: float = 0
+    reuse: bool | str = False
+    gpus: int = 1
+    verify_data: str = "strict"
     python: str | None = None
+    config: Path | None = None
+    upstream: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +279,39 @@ class CellOutcome:
     n: int | None = None
     n_failed: int | None = None
     scorer: str = ""
+    judge_fallback: bool = False
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A data file or folder that a dataset needs.
+
+    Attributes:
+        path: Where it is looked for first.
+        present: It is there, and upstream will take it.
+        source: Where upstream fetches it from when it is not there; empty where it cannot.
+        looked_for: Every place, where there are several.
+        problem: Why what is there cannot be used.
+        cure: How to mend that.
+    """
+
+    path: str
+    present: bool
+    source: str = ""
+    looked_for: tuple[str, ...] = ()
+    problem: str = ""
+    cure: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return bool(self.problem) or not (self.present or self.source)
+
+
+def own(arguments: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """What of some `upstream:` arguments is meant for `backend`: all, or what stands under it."""
+    backends: tuple[str, ...] = get_args(BackendName)
+    shared = {key: value for key, value in arguments.items() if key not in backends}
+    return {**shared, **arguments.get(backend, {})}
 
 
 def slug(name: str) -> str:

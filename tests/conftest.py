@@ -5,18 +5,28 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from evalshim import catalogue, envs, registry
+
+from .catalogues import KNOWN
+
 SHIM = Path(sys.executable).with_name("shim")
 ANIMALS = ("cat", "dog", "cow", "hen", "fox", "owl")
+HEEDED = (
+    "OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM", "LMUData", "COMPASS_DATA_CACHE",
+    "DATASET_SOURCE",
+)  # fmt: skip
 COLOURS = ("red", "green", "blue", "black", "white", "orange")
 
 
@@ -29,6 +39,18 @@ def picture(colour: str = "red", form: str = "PNG", size: tuple[int, int] = (24,
 
 def as_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+@pytest.fixture(autouse=True)
+def _machine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without managed environments, and without variables that a run heeds."""
+    if request.node.get_closest_marker("upstream"):
+        return
+    monkeypatch.setenv("EVALSHIM_HOME", str(tmp_path / "no-environments"))
+    for name in HEEDED:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -99,6 +121,31 @@ def broken_upstream(tmp_path: Path) -> dict[str, str]:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text("raise ImportError('this build is broken')\n")
     return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, broken_upstream: dict[str, str]) -> Path:
+    """A home with both environments, complete as their files say; no upstream imports there."""
+    home = tmp_path / "home"
+    health = envs.Health("upstream", "0.0.1", "3.11.7", None, 1.0)
+    for backend in registry.BACKENDS:
+        folder = home / "envs" / backend
+        python = folder / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        variable = f"PYTHONPATH='{broken_upstream['PYTHONPATH']}'"
+        python.write_text(f'#!/bin/sh\n{variable} exec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+        state = envs.State("abc", None, None, 1, 1, health)
+        (folder / envs.STATE).write_text(json.dumps(asdict(state)))
+        catalogue.write(folder / envs.CATALOGUE, backend, KNOWN[backend])
+    return home
+
+
+@pytest.fixture
+def upstreams(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Both upstreams are `installed` as far as this process can see."""
+    monkeypatch.setenv("EVALSHIM_HOME", str(installed))
+    return installed
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class TestConfiguration:
         _says(refused(2, "run", "eval.yaml"), "eval.yaml", "not YAML", "line 3, column", "mend: ")
 
     def test_no_configuration_and_no_flags(self, refused: Refused) -> None:
-        _says(refused(2, "run"), "no models", "api_base")
+        _says(refused(2, "run"), "no datasets", "why: ", "mend: ")
 
     def test_an_unknown_key(self, refused: Refused, config: Config) -> None:
         text = refused(2, "run", config("gsm8k", limti=3))
@@ -131,7 +131,6 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         "args",
         [
-            ["run", "--nonsense"],
             ["run", "--backend", "vlmevla"],
             ["nonsense"],
             ["list", "nonsense"],
@@ -142,6 +141,130 @@ class TestConfiguration:
     )
     def test_bad_usage(self, refused: Refused, args: list[str]) -> None:
         _says(refused(2, *args), "Usage: shim", "Error: ")
+
+
+def _evalscope(backend: str, **keys: Any) -> dict[str, Any]:
+    """EvalScope's configuration; the keys are those of `eval_config`."""
+    plain: dict[str, dict[str, Any]] = {
+        "VLMEvalKit": {
+            "model": [{"name": "CustomAPIModel", "type": "m", "api_base": "http://h/v1"}],
+            "data": ["MMBench_DEV_EN"],
+        },
+        "OpenCompass": {
+            "models": [{"path": "m", "openai_api_base": "http://h/v1"}],
+            "datasets": ["gsm8k"],
+        },
+    }
+    return {"eval_backend": backend, "eval_config": {**plain.get(backend, {}), **keys}}
+
+
+class TestDialects:
+    @pytest.mark.parametrize(
+        ("raw", "parts"),
+        [
+            (_evalscope("VLMEvalKit", data={"a": 1}), ("eval_config.data: ", "must be a list")),
+            (_evalscope("VLMEvalKit", model={"a": 1}), ("eval_config.model: ", "must be a list")),
+            (_evalscope("VLMEvalKit", model=[{"type": "m"}]), ("model[0]: no `name`",)),
+            (
+                _evalscope("VLMEvalKit", model=[{"name": "CustomAPIModel"}]),
+                ("model[0]: no `type`", "the model's id at the endpoint"),
+            ),
+            (
+                _evalscope("OpenCompass", models=[{"openai_api_base": "http://h/v1"}]),
+                ("models[0]: no `path`",),
+            ),
+            (
+                _evalscope("OpenCompass", models=[{"path": "m", "openai_api_base": "h:80/v1"}]),
+                ("models[0].openai_api_base: 'h:80/v1'", "http://"),
+            ),
+            (_evalscope("VLMEvalKit", limit=1.5), ("eval_config.limit: 1.5", "below 1 (0.1)")),
+            (_evalscope("OpenCompass", limit=0.0), ("eval_config.limit: 0.0", "below 1 (0.1)")),
+            (_evalscope("OpenCompass", limit=-1), ("eval_config.limit: -1", "at least 1 (20)")),
+            (_evalscope("VLMEvalKit", limit="[20:10]"), ("limit: '[20:10]'", "'[10:20]'")),
+            (_evalscope("Native"), ("eval_backend: 'Native'", "VLMEvalKit, OpenCompass")),
+            (_evalscope("VLMEvalKit", rerun=True, reuse=True), ("both `rerun` and `reuse`",)),
+            (_evalscope("VLMEvalKit", data=["MMBench_DEV_ENN"]), ("mean MMBench_DEV_EN",)),
+            (_evalscope("VLMEvalKit", model=["qwen_caht"]), ("did you mean qwen_chat",)),
+            (_evalscope("VLMEvalKit", judgge_args={}), ("`judgge_args`", "judge_args")),
+            (
+                _evalscope("VLMEvalKit", data=["Video-MME"], nframe=0),
+                ("Video-MME is a video dataset without `fps` or `nframe`", "Video-MME_8frame"),
+            ),
+            (
+                {"model": {"qwen_chat": {}}, "data": {"a": {"class": "ImageMCQDatset"}}},
+                ("no dataset class ImageMCQDatset", "did you mean ImageMCQDataset"),
+            ),
+            (
+                {
+                    "model": {"qwen_chat": {}},
+                    "data": {"a": {"class": "VideoMME", "dataset": "Video-MME", "frames": 8}},
+                },
+                ("VideoMME takes no `frames`", "did you mean nframe", "known: dataset, fps"),
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_is_wrong_is_said_in_its_words(
+        self,
+        refused: Refused,
+        tmp_path: Path,
+        installed: Path,
+        raw: dict[str, Any],
+        parts: tuple[str, ...],
+    ) -> None:
+        (tmp_path / "task.json").write_text(json.dumps(raw))
+
+        text = refused(2, "run", "task.json", EVALSHIM_HOME=str(installed))
+        _says(text, *parts)
+        assert "mend: " in text or "why:  it must be " in text
+
+    def test_a_trailing_comma_in_json(self, refused: Refused, tmp_path: Path) -> None:
+        (tmp_path / "task.json").write_text('{\n  "eval_backend": "VLMEvalKit",\n}\n')
+
+        _says(refused(2, "run", "task.json"), "task.json is not JSON", "line 3, column 1", "mend: ")
+
+    def test_a_key_given_twice_in_yaml(self, refused: Refused, tmp_path: Path) -> None:
+        text = "eval_backend: OpenCompass\neval_config: {}\neval_backend: VLMEvalKit\n"
+        (tmp_path / "task.yaml").write_text(text)
+
+        _says(refused(2, "run", "task.yaml"), "line 3, column 1: eval_backend is given twice")
+
+    def test_an_argument_that_no_upstream_takes(
+        self, refused: Refused, config: Config, installed: Path
+    ) -> None:
+        home = {"EVALSHIM_HOME": str(installed)}
+        text = refused(2, "run", config("MMBench_DEV_EN"), "--upstream", "vebose=true", **home)
+        _says(text, "no argument `vebose` of vlmeval", "did you mean verbose", "known: ")
+
+        text = refused(2, "run", config("MMBench_DEV_EN"), "--use-vlm", **home)
+        _says(text, "no such option: --use-vlm", "did you mean --use-vllm")
+
+    def test_scoring_alone_without_earlier_answers(
+        self, refused: Refused, config: Config, installed: Path
+    ) -> None:
+        command = ("run", config("demo_shapes"), "--mode", "eval")
+
+        text = refused(2, *command, EVALSHIM_HOME=str(installed))
+        _says(text, "no predictions to score", "m x demo_shapes", "mend: ")
+
+
+class TestDryRun:
+    def test_says_what_is_missing_and_runs_nothing(
+        self, shim: Shim, config: Config, tmp_path: Path
+    ) -> None:
+        done = shim("run", config("demo_shapes"), "--dry-run")
+
+        assert done.returncode == 3, done.stderr
+        _says(done.stdout, "m x demo_shapes", "not ready: no environment for vlmeval")
+        assert not [name for name in NO_RUNS if (tmp_path / name).exists()]
+
+    def test_as_json(self, shim: Shim, config: Config) -> None:
+        done = shim("run", config("demo_shapes"), "--dry-run", "--json")
+
+        shown = json.loads(done.stdout)
+        assert (done.returncode, shown["ready"]) == (3, False)
+        [cell] = shown["cells"]
+        assert (cell["model"], cell["dataset"], cell["samples"]) == ("m", "demo_shapes", None)
 
 
 class TestData:
@@ -196,22 +319,29 @@ class TestEnvironment:
 
         _says(text, "no such interpreter: /nonexistent/python", "mend: ")
 
+    def test_a_python_whose_upstream_does_not_import(
+        self, refused: Refused, config: Config, broken_upstream: dict[str, str]
+    ) -> None:
+        path = config("demo_shapes")
+
+        text = refused(3, "run", path, "--python", sys.executable, **broken_upstream)
+        _says(text, "vlmeval does not import", "this build is broken", "mend: ")
+
     def test_a_work_directory_that_cannot_be_written(
-        self, refused: Refused, config: Config, tmp_path: Path, broken_upstream: dict[str, str]
+        self, refused: Refused, config: Config, tmp_path: Path, installed: Path
     ) -> None:
         (tmp_path / "file").touch()
-        flags = ["--python", sys.executable, "--work-dir", "file/below"]
+        flags = ["--work-dir", "file/below"]
 
-        text = refused(2, "run", config("demo_shapes"), *flags, **broken_upstream)
+        text = refused(2, "run", config("demo_shapes"), *flags, EVALSHIM_HOME=str(installed))
         _says(text, "cannot write to the work directory", "file/below", "mend: ")
 
     def test_an_endpoint_that_cannot_say_what_it_serves(
-        self, refused: Refused, config: Config, served: dict[str, Any],
-        broken_upstream: dict[str, str],
-    ) -> None:  # fmt: skip
+        self, refused: Refused, config: Config, served: dict[str, Any], installed: Path
+    ) -> None:
         path = config("demo_shapes", models=[{**served, "model": "auto"}])
 
-        text = refused(3, "run", path, "--python", sys.executable, **broken_upstream)
+        text = refused(3, "run", path, EVALSHIM_HOME=str(installed))
         _says(text, f"cannot ask {served['api_base']} which model it serves", "mend: ")
 
     def test_doctor_says_what_is_not_usable(self, shim: Shim) -> None:
@@ -242,8 +372,9 @@ class TestResults:
 
 
 class TestLists:
-    def test_datasets(self, shim: Shim) -> None:
-        done = shim("list", "datasets", "demo*", "--backend", "opencompass")
+    def test_datasets(self, shim: Shim, installed: Path) -> None:
+        command = ("list", "datasets", "demo*", "--backend", "opencompass")
+        done = shim(*command, EVALSHIM_HOME=str(installed))
 
         assert (done.returncode, done.stderr) == (0, "")
         assert [line.split()[:2] for line in done.stdout.splitlines()] == [
@@ -251,10 +382,36 @@ class TestLists:
             ["demo_gsm8k", "opencompass"],
         ]
 
+    def test_names_of_an_upstream_that_is_not_set_up_are_said_to_be_missing(
+        self, shim: Shim
+    ) -> None:
+        done = shim("list", "datasets", "gsm8k*")
+
+        assert "gsm8k" in done.stdout
+        assert done.stderr.endswith("are not known: shim setup vlmeval opencompass\n")
+
+    @pytest.mark.parametrize(
+        ("args", "names"),
+        [
+            (["datasets", "gsm8k_*"], ["gsm8k_gen", "gsm8k_gen_1d7fe4"]),
+            (["datasets", "mmbench-*", "--type", "video-vqa"], ["MMBench-Video"]),
+            (["models"], ["GPT4o", "Qwen2-VL-2B-Instruct", "hf_internlm2_chat_7b", "qwen_chat"]),
+            (["models", "QWEN*", "--backend", "vlmeval"], ["Qwen2-VL-2B-Instruct", "qwen_chat"]),
+        ],
+    )
+    def test_what_the_upstreams_know_is_listed(
+        self, shim: Shim, installed: Path, args: list[str], names: list[str]
+    ) -> None:
+        done = shim("list", *args, "--json", EVALSHIM_HOME=str(installed))
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [entry["name"] for entry in json.loads(done.stdout)] == names
+
     def test_datasets_as_json(self, shim: Shim) -> None:
         found = json.loads(shim("list", "datasets", "--json").stdout)
 
-        assert {tuple(entry) for entry in found} == {("name", "backend", "upstream")}
+        keys = ("name", "backend", "upstream", "type", "modality", "answers")
+        assert {tuple(entry) for entry in found} == {keys}
         assert [d.name for d in evalshim.list_datasets()] == [entry["name"] for entry in found]
 
     def test_backends_say_how_to_set_them_up(self, shim: Shim) -> None:
@@ -273,6 +430,7 @@ class TestLists:
         ["run"],
         ["list"],
         ["list", "datasets"],
+        ["list", "models"],
         ["list", "backends"],
         ["results"],
         ["doctor"],

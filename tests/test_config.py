@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
-from evalshim import config
+from evalshim import config, registry
 from evalshim.errors import ConfigError
-from evalshim.spec import EXACT_MATCHING, ModelSpec, RunSpec
+from evalshim.spec import EXACT_MATCHING, JudgeSpec, ModelSpec, RunSpec
+
+GSM8K = registry.entries()["gsm8k"].target
 
 
 @pytest.fixture
@@ -131,8 +133,7 @@ class TestKeys:
         spec = config.parse(minimal())
 
         [model] = spec.models
-        assert model == ModelSpec("m", "http://127.0.0.1:9/v1", "m")
-        assert model.key == "EMPTY"
+        assert model == ModelSpec("m", "m", "http://127.0.0.1:9/v1", key="EMPTY")
         assert [d.name for d in spec.datasets] == ["gsm8k"]
         assert spec.work_dir.name == "outputs"
         assert replace(spec, work_dir=Path("outputs")) == RunSpec(spec.models, spec.datasets)
@@ -174,8 +175,8 @@ class TestKeys:
     def test_models_and_datasets_are_lists(self, minimal: Minimal, key: str, value: Any) -> None:
         _refused({**minimal(), key: value}, f"{key}: ", "it must be a list")
 
-    @pytest.mark.parametrize("value", ["gpt", 5, None, ["gpt"]])
-    def test_a_model_is_a_mapping(self, minimal: Minimal, value: Any) -> None:
+    @pytest.mark.parametrize("value", [5, None, ["gpt"]])
+    def test_a_model_is_a_name_or_a_mapping(self, minimal: Minimal, value: Any) -> None:
         _refused({**minimal(), "models": [value]}, "models[0]", "a mapping")
 
     @pytest.mark.parametrize("value", [5, None, ["gsm8k"]])
@@ -247,7 +248,8 @@ class TestEndpoint:
         monkeypatch.setenv("MY_KEY", "sk-1")
 
         [model] = config.parse(minimal({"key_env": "MY_KEY"})).models
-        assert (model.key_env, model.key_variable) == ("MY_KEY", "MY_KEY")
+        assert (model.key_env, model.key) == ("MY_KEY", "")
+        assert model.key_variable.startswith("EVALSHIM_KEY_")
 
     @pytest.mark.parametrize("content", [None, ""])
     def test_a_key_variable_that_is_not_set(
@@ -324,8 +326,8 @@ class TestValues:
             ("fail_on", "none"),
             ("mode", "eval_only"),
             ("mode", False),
-            ("judge", "gpt"),
-            ("judge", {"model": "gpt"}),
+            ("judge", 5),
+            ("judge", ["gpt"]),
             ("work_dir", ""),
             ("work_dir", 5),
             ("python", ""),
@@ -366,7 +368,7 @@ class TestValues:
         _refused(minimal(work_dir="~nobody-of-that-name/out"), "work_dir")
 
     def test_judge_is_exact_matching_where_nothing_else_is_said(self, minimal: Minimal) -> None:
-        assert config.parse(minimal()).judge == EXACT_MATCHING
+        assert config.parse(minimal()).judge == JudgeSpec(EXACT_MATCHING)
 
 
 class TestData:
@@ -430,13 +432,13 @@ class TestData:
 
         [found] = config.parse(minimal(datasets=[data])).datasets
         assert (found.name, found.backend, found.path) == ("mine", "opencompass", tmp_path)
-        assert found.target == "gsm8k.gsm8k_gen:gsm8k_datasets"
+        assert found.target == GSM8K
 
     def test_a_registered_set_under_another_name(self, minimal: Minimal) -> None:
         [found] = config.parse(minimal(datasets=[{"name": "five", "dataset": "gsm8k"}])).datasets
 
         assert (found.name, found.path) == ("five", None)
-        assert found.target == "gsm8k.gsm8k_gen:gsm8k_datasets"
+        assert found.target == GSM8K
 
     def test_an_unknown_dataset_names_the_near_ones(self, minimal: Minimal) -> None:
         _refused(minimal(datasets=["gsm8"]), "unknown dataset: gsm8", "did you mean gsm8k")
@@ -468,6 +470,241 @@ class TestData:
     )
     def test_a_key_without_effect_is_an_error(self, minimal: Minimal, keys: dict[str, Any]) -> None:
         _refused(minimal(datasets=[keys]), "datasets[0]")
+
+
+class TestInstalled:
+    """What is held against the names that an installed upstream knows."""
+
+    pytestmark = pytest.mark.usefixtures("upstreams")
+    LOCAL: ClassVar[dict[str, Any]] = {"models": ["qwen_chat"], "datasets": ["MMBench_DEV_EN"]}
+
+    def test_a_model_without_an_address_is_one_of_upstreams(self) -> None:
+        [model] = config.parse(self.LOCAL).models
+
+        assert (model.name, model.model, model.cls) == ("qwen_chat", "qwen_chat", "qwen_chat")
+        assert (model.api_base, model.key, model.module) == (None, "", None)
+
+    def test_a_model_of_opencompass_has_its_module(self) -> None:
+        raw = {"models": [{"name": "mine", "class": "hf_internlm2_chat_7b"}], "datasets": ["gsm8k"]}
+
+        [model] = config.parse(raw).models
+        assert model.module == "models.hf_internlm.hf_internlm2_chat_7b"
+
+    @pytest.mark.parametrize(
+        ("models", "near"),
+        [(["qwen_caht"], "did you mean qwen_chat"), (["zzz"], "e.g. models: [{name: my-model,")],
+    )
+    def test_a_model_that_nobody_knows_needs_an_address(self, models: list[str], near: str) -> None:
+        _refused({**self.LOCAL, "models": models}, "models[0]: no `api_base`, and ", near)
+
+    @pytest.mark.parametrize("model", [{"name": "qwen_chat", "model": "auto"}, "auto"])
+    def test_only_an_endpoint_can_say_what_it_serves(self, model: Any) -> None:
+        _refused({**self.LOCAL, "models": [model]}, "models[0]: no `api_base`")
+
+    def test_data_parallel_inference_is_for_local_models(self, served: dict[str, Any]) -> None:
+        assert config.parse({**self.LOCAL, "gpus": 2}).gpus == 2
+        _refused({**self.LOCAL, "models": [served], "gpus": 2}, "gpus: 2", "behind an endpoint")
+
+    def test_an_argument_of_the_upstreams_commands(self, served: dict[str, Any]) -> None:
+        raw = {"models": [served], "datasets": ["MMBench_DEV_EN"]}
+        upstream = {"use_vllm": True, "vlmeval": {"verbose": True}}
+
+        assert config.parse({**raw, "upstream": upstream}).upstream == upstream
+
+    @pytest.mark.parametrize(
+        ("upstream", "parts"),
+        [
+            (
+                {"judgge_args": {}},
+                ("no argument `judgge_args` of vlmeval", "did you mean judge_args"),
+            ),
+            ({"vlmeval": {"vebose": True}}, ("`vebose`", "did you mean verbose")),
+            ({"slurm": True}, ("no argument `slurm` of vlmeval", "known: ")),
+            ({"work_dir": "out"}, ("upstream.work_dir: not by upstream", "say it as work_dir")),
+            ({"base_url": "http://h"}, ("upstream.base_url", "say it as api_base of a model")),
+            (["verbose"], ("upstream: ['verbose']", "a mapping")),
+            ({"vlmeval": 5}, ("upstream", "vlmeval", "a mapping")),
+            ({"vlmeval": ["verbose"]}, ("upstream", "vlmeval", "a mapping")),
+            ({"vlmeval": {5: 1}}, ("upstream", "5")),
+        ],
+    )
+    def test_an_argument_that_no_command_takes(
+        self, served: dict[str, Any], upstream: Any, parts: tuple[str, ...]
+    ) -> None:
+        raw = {"models": [served], "datasets": ["MMBench_DEV_EN"], "upstream": upstream}
+
+        _refused(raw, *parts)
+
+    @pytest.mark.parametrize("key", ["models", "datasets"])
+    def test_arguments_under_the_name_of_an_upstream_are_a_mapping(
+        self, served: dict[str, Any], key: str
+    ) -> None:
+        raw = {"models": [served], "datasets": [{"name": "MMBench_DEV_EN"}]}
+        raw[key][0]["upstream"] = {"vlmeval": 5}
+
+        _refused(raw, f"{key}[0]")
+
+    @pytest.mark.parametrize(
+        ("data", "parts"),
+        [
+            (
+                {"name": "mine", "class": "ImageMCQDatset", "dataset": "MMBench_DEV_EN"},
+                ("datasets[0].class: VLMEvalKit has no dataset class ImageMCQDatset",
+                 "did you mean ImageMCQDataset"),
+            ),
+            ({"name": "mine", "class": "Qwen2VLChat"}, ("no dataset class Qwen2VLChat",)),
+            (
+                {"name": "MMBench_DEV_EN", "upstream": {"skip_nomig": False}},
+                ("datasets[0]: ImageMCQDataset takes no `skip_nomig`", "did you mean skip_noimg",
+                 "known: dataset, skip_noimg"),
+            ),
+            ("Video-MME", ("a video dataset without `fps` or `nframe`",
+                           "one of upstream's settings: Video-MME_8frame")),
+            ("MMBench-Video", ("MMBench_Video_8frame_nopack, MMBench_Video_1fps_nopack",)),
+            ({"name": "Video-MME", "upstream": {"nframe": 0}}, ("without `fps` or `nframe`",)),
+            ({"name": "Video-MME", "upstream": {"nframe": "8"}}, ("nframe",)),
+            ("ChartQaPro", ("unknown dataset: ChartQaPro", "did you mean ChartQAPro")),
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_a_dataset_that_upstream_would_not_take(
+        self, served: dict[str, Any], data: Any, parts: tuple[str, ...]
+    ) -> None:
+        _refused({"models": [served], "datasets": [data]}, *parts)
+
+    @pytest.mark.parametrize(
+        ("data", "more"),
+        [
+            ("Video-MME_8frame", {}),
+            ({"name": "Video-MME", "upstream": {"nframe": 8}}, {}),
+            ({"name": "Video-MME", "upstream": {"fps": 0.5}}, {}),
+            ("Video-MME", {"upstream": {"nframe": 8}}),
+        ],
+        ids=str,
+    )
+    def test_a_video_is_shown_by_frames(
+        self, served: dict[str, Any], data: Any, more: dict[str, Any]
+    ) -> None:
+        [found] = config.parse({"models": [served], "datasets": [data], **more}).datasets
+
+        assert found.modality == "video"
+
+    @pytest.mark.parametrize(
+        "datasets",
+        [
+            ["MMBench_DEV_EN", {"name": "again", "dataset": "MMBench_DEV_EN"}],
+            ["gsm8k", {"name": "again", "dataset": "gsm8k"}],
+        ],
+        ids=["vlmeval", "opencompass"],
+    )
+    def test_one_dataset_under_two_names_is_one(
+        self, served: dict[str, Any], datasets: list[Any]
+    ) -> None:
+        _refused({"models": [served], "datasets": datasets}, "again are one dataset")
+
+    def test_it_all_comes_back_from_the_configuration_that_a_run_keeps(
+        self, served: dict[str, Any], tmp_path: Path
+    ) -> None:
+        raw = {
+            "models": [
+                {**served, "is_chat": False, "meta_template": "none", "upstream": {"a": 1}},
+                {"name": "mine", "class": "Qwen2VLChat", "model_path": "/weights"},
+            ],
+            "datasets": [
+                "ChartQAPro", "Video-MME_8frame", "vlmeval:MMBench_DEV_EN_V11",
+                {"name": "mm", "dataset": "MMBench_DEV_EN", "upstream": {"skip_noimg": False}},
+                {"name": "vid", "class": "VideoMME", "dataset": "Video-MME",
+                 "upstream": {"nframe": 8}},
+            ],
+            "judge": {"model": "qwen", "api_base": "http://j/v1"}, "reuse": True,
+            "verify_data": "off", "work_dir": str(tmp_path), "upstream": {"verbose": True},
+        }  # fmt: skip
+        spec = config.parse(raw)
+
+        text = yaml.safe_dump(config.plain(spec), sort_keys=False)
+        assert config.parse(yaml.safe_load(text)) == spec
+
+
+class TestJudge:
+    def test_a_name_is_one_of_upstreams(self, minimal: Minimal) -> None:
+        assert config.parse(minimal(judge="gpt-4o")).judge == JudgeSpec("gpt-4o")
+
+    def test_a_model_behind_an_address(
+        self, minimal: Minimal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MY_KEY", "sk-1")
+        given = {"model": "qwen", "api_base": "http://j/v1/chat/completions"}
+
+        assert config.parse(minimal(judge=given)).judge == (
+            JudgeSpec("qwen", "http://j/v1", key="EMPTY")
+        )
+        assert config.parse(minimal(judge={**given, "key_env": "MY_KEY"})).judge == (
+            JudgeSpec("qwen", "http://j/v1", "MY_KEY")
+        )
+
+    @pytest.mark.parametrize(
+        ("given", "part"),
+        [
+            ({"api_base": "http://j/v1"}, "judge: no `model`"),
+            ({"model": "qwen", "api_base": "j/v1"}, "judge.api_base: 'j/v1'"),
+            ({"model": "qwen", "url": "http://j"}, "unknown key in judge: url"),
+            ({"model": "qwen", "key": "a", "key_env": "B"}, "both `key` and `key_env`"),
+            ({"model": "qwen", "key_env": "MY_KEY"}, "MY_KEY is not set"),
+        ],
+    )
+    def test_what_is_wrong_with_it_is_named(
+        self, minimal: Minimal, monkeypatch: pytest.MonkeyPatch, given: Any, part: str
+    ) -> None:
+        monkeypatch.delenv("MY_KEY", raising=False)
+
+        _refused(minimal(judge=given), part)
+
+    def test_upstreams_variables_name_one_too(
+        self, minimal: Minimal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_BASE", "http://j/v1/chat/completions")
+        assert config.parse(minimal()).judge == JudgeSpec()
+
+        monkeypatch.setenv("LOCAL_LLM", "qwen")
+        assert config.parse(minimal()).judge == JudgeSpec("qwen", "http://j/v1", key="EMPTY")
+        assert config.parse(minimal(judge=EXACT_MATCHING)).judge == JudgeSpec()
+
+    def test_and_so_does_a_file_of_them_in_the_working_directory(
+        self, minimal: Minimal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = "OPENAI_API_KEY=sk-1\nOPENAI_API_BASE=http://j/v1\nLOCAL_LLM=qwen\n"
+        (tmp_path / ".env").write_text(text)
+        monkeypatch.chdir(tmp_path)
+
+        assert config.parse(minimal()).judge == JudgeSpec("qwen", "http://j/v1", key="sk-1")
+
+
+class TestUpstreamsOwn:
+    """A configuration of OpenCompass's, run as it is."""
+
+    def test_a_python_file_is_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "eval.py"
+        path.write_text("models = []\n")
+
+        raw = config.load(path)
+        assert raw == {"config": str(path)}
+        spec = config.parse(raw)
+        assert (spec.config, spec.models, spec.datasets) == (path, (), ())
+        assert config.plain(spec)["config"] == str(path)
+        assert config.parse(config.plain(spec)).config == path
+
+    @pytest.mark.parametrize("key", ["models", "datasets", "limit", "judge"])
+    def test_it_decides_what_is_evaluated(self, minimal: Minimal, tmp_path: Path, key: str) -> None:
+        (tmp_path / "eval.py").touch()
+        raw = minimal(limit=3, judge=EXACT_MATCHING)
+
+        _refused(
+            {"config": str(tmp_path / "eval.py"), key: raw[key]},
+            f"{key}: the configuration decides that", "only work_dir, mode, reuse",
+        )  # fmt: skip
+
+    def test_it_must_be_there(self) -> None:
+        _refused({"config": "none.py"}, "config: no such file: none.py")
 
 
 class TestOverride:
@@ -520,19 +757,19 @@ class TestOverride:
 
 class TestEndpointFlags:
     def test_a_name_and_an_address_make_a_model(self) -> None:
-        assert config.with_endpoint(None, "m", "http://h/v1") == [
+        assert config.with_models(None, ["m"], "http://h/v1") == [
             {"name": "m", "api_base": "http://h/v1"}
         ]
 
     def test_an_address_alone_asks_what_is_served(self) -> None:
-        assert config.with_endpoint(None, None, "http://h/v1") == [
+        assert config.with_models(None, [], "http://h/v1") == [
             {"name": "auto", "api_base": "http://h/v1"}
         ]
 
     def test_an_address_replaces_every_models(self) -> None:
         models = [{"name": "a", "api_base": "http://x"}, {"name": "b"}]
 
-        assert config.with_endpoint(models, None, "http://h/v1") == [
+        assert config.with_models(models, [], "http://h/v1") == [
             {"name": "a", "api_base": "http://h/v1"},
             {"name": "b", "api_base": "http://h/v1"},
         ]
@@ -540,18 +777,18 @@ class TestEndpointFlags:
     def test_a_name_chooses_among_the_models(self) -> None:
         models = [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}]
 
-        assert config.with_endpoint(models, "b", None) == [{"name": "b", "seed": 2}]
-        assert config.with_endpoint(models, "c", None) == [{"name": "c"}]
+        assert config.with_models(models, ["b"], None) == [{"name": "b", "seed": 2}]
+        assert config.with_models(models, ["c"], None) == [{"name": "c"}]
 
     @pytest.mark.parametrize("malformed", ["a", {"name": "a"}, 5])
     def test_an_address_does_not_hide_malformed_models(self, malformed: Any) -> None:
-        models = config.with_endpoint(malformed, None, "http://h/v1")
+        models = config.with_models(malformed, [], "http://h/v1")
 
         _refused({"models": models, "datasets": ["gsm8k"]}, "models: ", "it must be a list")
 
     @pytest.mark.parametrize("malformed", ["a", {"name": "a"}, 5, [5]])
     def test_a_name_and_an_address_replace_whatever_was_there(self, malformed: Any) -> None:
-        assert config.with_endpoint(malformed, "m", "http://h/v1") == [
+        assert config.with_models(malformed, ["m"], "http://h/v1") == [
             {"name": "m", "api_base": "http://h/v1"}
         ]
 

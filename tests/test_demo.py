@@ -46,8 +46,8 @@ def url() -> Iterator[str]:
         yield endpoint.url
 
 
-def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(f"{url}/chat/completions", body)
+def post(url: str, body: bytes, path: str = "chat/completions") -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(f"{url}/{path}", body)
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
             return response.status, json.load(response)
@@ -60,6 +60,16 @@ def chat(*contents: Any) -> bytes:
     roles = ("user", "assistant") * len(contents)
     messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
     return json.dumps({"model": MODEL_ID, "messages": messages}).encode()
+
+
+def prompted(prompt: Any, model: str = MODEL_ID) -> bytes:
+    """A request of the legacy completions."""
+    return json.dumps({"model": model, "prompt": prompt}).encode()
+
+
+def models_of(url: str) -> list[str]:
+    with urllib.request.urlopen(f"{url}/models", timeout=5) as response:
+        return [model["id"] for model in json.load(response)["data"]]
 
 
 def ask(url: str, *contents: Any) -> str:
@@ -231,12 +241,45 @@ def test_what_no_rule_covers_gets_an_honest_reply(url: str, content: Any) -> Non
     assert not re.search(r"[A-D0-9]", reply)
 
 
+def test_the_last_user_message_is_the_one_answered(url: str) -> None:
+    row = table(make_data.DATA)[0]
+    first = picture_question(row, f"data:image/png;base64,{row['image']}")
+    sums = ("Ann has 3 hats and buys 4. How many are there?", "And if she buys 5? I mean: 3 + 5.")
+    last = "Ben has 20 eggs and buys 1. How many are there?"
+    reply = "20 + 1 = 21. The answer is 21"
+    assert ask(url, first, "A", sums[0], "The answer is 7", sums[1], "It is 8", last) == reply
+    # Neither a system message nor an assistant's turn at the end is taken for it.
+    messages = json.loads(chat(*sums, last, "20 +"))["messages"]
+    system = {"role": "system", "content": "Ann has 1 hat and buys 1. How many are there?"}
+    body = json.dumps({"model": MODEL_ID, "messages": [system, *messages]}).encode()
+    assert post(url, body)[1]["choices"][0]["message"]["content"] == reply
+
+
 # The endpoint
 
 
 def test_models_lists_the_one_served(url: str) -> None:
-    with urllib.request.urlopen(f"{url}/models", timeout=5) as response:
-        assert [model["id"] for model in json.load(response)["data"]] == [MODEL_ID]
+    assert models_of(url) == [MODEL_ID]
+
+
+def test_several_models_can_be_served() -> None:
+    with Endpoint(models=("org/a", "b")) as endpoint:
+        assert models_of(endpoint.url) == ["org/a", "b"]
+        for model in ("org/a", "b"):
+            status, reply = post(endpoint.url, prompted("hi", model), "completions")
+            assert (status, reply["model"]) == (200, model)
+        status, reply = post(endpoint.url, chat("hi"))
+    assert status == 404
+    assert "serves `org/a`, `b`" in reply["error"]["message"]
+
+
+def test_any_model_can_be_served() -> None:
+    with Endpoint(models=None) as endpoint:
+        assert models_of(endpoint.url) == [MODEL_ID]
+        body = b'{"model": "gpt-x", "messages": [{"role": "user", "content": "hi"}]}'
+        status, reply = post(endpoint.url, body)
+        assert (status, reply["model"]) == (200, "gpt-x")
+        assert post(endpoint.url, b'{"messages": [{"role": "user"}]}')[0] == 400
 
 
 def test_a_completion_has_openai_form(url: str) -> None:
@@ -252,8 +295,37 @@ def test_a_completion_has_openai_form(url: str) -> None:
     }
 
 
-def test_an_unknown_model_is_404_and_the_served_one_is_named(url: str) -> None:
-    status, reply = post(url, b'{"model": "gpt-x", "messages": [{"role": "user"}]}')
+def test_a_legacy_completion_has_openai_form(url: str) -> None:
+    body = prompted("Question: Ann has 3 hats. How many hats has Ann?\nAnswer:")
+    status, reply = post(url, body, "completions")
+    assert status == 200
+    assert reply.pop("id").startswith("cmpl-")
+    assert isinstance(reply.pop("created"), int)
+    assert reply == {
+        "object": "text_completion",
+        "model": MODEL_ID,
+        "choices": [{"index": 0, "text": "The answer is 3", "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15},
+    }
+
+
+def test_each_of_several_prompts_gets_a_choice() -> None:
+    def echo(messages: list[dict[str, Any]]) -> str:
+        assert [message["role"] for message in messages] == ["user"]
+        return f"you said {messages[0]['content']}"
+
+    with Endpoint(answer=echo) as endpoint:
+        status, reply = post(endpoint.url, prompted(["one", "two three"]), "completions")
+    assert status == 200
+    choices = [(choice["index"], choice["text"]) for choice in reply["choices"]]
+    assert choices == [(0, "you said one"), (1, "you said two three")]
+    assert reply["usage"] == {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_an_unknown_model_is_404_and_the_served_one_is_named(url: str, path: str) -> None:
+    body = b'{"model": "gpt-x", "messages": [{"role": "user"}], "prompt": "hi"}'
+    status, reply = post(url, body, path)
     assert status == 404
     assert reply["error"]["code"] == "model_not_found"
     assert MODEL_ID in reply["error"]["message"]
@@ -278,11 +350,29 @@ def test_a_malformed_request_is_400(url: str, body: str) -> None:
     assert reply["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{not json",
+        b'{"prompt": "hi"}',
+        chat("hi"),
+        *map(prompted, (None, [], 3, {}, [1, 2], ["hi", None])),
+        f'{{"model": "{MODEL_ID}", "prompt": "hi", "stream": true}}'.encode(),
+    ],
+)
+def test_a_malformed_legacy_request_is_400(url: str, body: bytes) -> None:
+    status, reply = post(url, body, "completions")
+    assert status == 400
+    assert set(reply["error"]) == {"message", "type", "code"}
+    assert reply["error"]["type"] == "invalid_request_error"
+
+
 def test_another_path_is_404(url: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"{url}/embeddings", timeout=5)
     assert caught.value.code == 404
-    assert "/v1/chat/completions" in json.load(caught.value)["error"]["message"]
+    message = json.load(caught.value)["error"]["message"]
+    assert message.endswith("GET /v1/models, POST /v1/chat/completions and POST /v1/completions")
 
 
 def test_a_failing_answer_is_500_with_a_reason(capfd: pytest.CaptureFixture[str]) -> None:
@@ -314,6 +404,30 @@ def test_requests_overlap() -> None:
         took = time.monotonic() - started
     assert len(replies) == 32
     assert 0.5 <= took < 4  # one after the other it is 16 seconds
+
+
+def test_the_largest_parallel_is_counted_from_each_start() -> None:
+    together = threading.Barrier(5, timeout=10)
+
+    def meet(messages: list[dict[str, Any]]) -> str:
+        together.wait()
+        return "hello"
+
+    endpoint = Endpoint(answer=meet)
+    assert endpoint.largest_parallel == 0
+    with endpoint, ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda _: ask(endpoint.url, "hi"), range(25)))
+    assert endpoint.largest_parallel == 5
+
+    def broken(messages: list[dict[str, Any]]) -> str:
+        raise OSError("out of order")
+
+    endpoint.answer = broken
+    with endpoint:
+        assert endpoint.largest_parallel == 0
+        for _ in range(25):  # one after the other, on a connection each
+            assert post(endpoint.url, chat("hi"))[0] == 500
+    assert endpoint.largest_parallel == 1
 
 
 def port_of(url: str) -> int:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +328,23 @@ class TestSetup:
 
         assert envs.state("vlmeval") == STATE
         assert self._left(home) == ["vlmeval"]
+
+    @pytest.mark.parametrize("text", [None, '{"schema": 0}'])
+    def test_a_complete_environment_without_its_names_is_asked_for_them(
+        self, installed: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+    ) -> None:
+        """`shim list` sends people here when it has no names."""
+        monkeypatch.setenv("EVALSHIM_HOME", str(installed))
+        folder = envs.prefix("vlmeval")
+        pinned = replace(STATE, pins=envs._pins("vlmeval"))
+        (folder / envs.STATE).write_text(json.dumps(asdict(pinned)))
+        assert envs.setup("vlmeval") == pinned
+
+        (folder / envs.CATALOGUE).unlink()
+        if text is not None:
+            (folder / envs.CATALOGUE).write_text(text)
+        with pytest.raises(SetupError, match="this build is broken"):
+            envs.setup("vlmeval")
 
     def test_what_a_killed_one_left_is_swept(self, home: Path, managed: Path) -> None:
         for name in (".vlmeval-123", ".vlmeval-123-old", ".opencompass-123"):

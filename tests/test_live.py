@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from evalshim.live import LiveRun
+from evalshim.plans import Plan
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, Metric, ModelSpec, RunSpec
 
-MODEL = ModelSpec("m", "http://h/v1", "m")
+MODEL = ModelSpec("m", "m", "http://h/v1")
 DATASET = DatasetSpec("d", "vlmeval", "d")
 CELL = Cell("m__d", MODEL, DATASET)
 
@@ -22,7 +23,8 @@ def test_unanswered_samples_are_held_against_the_whole_cell(
     tmp_path: Path, fail_on: float, n: int, n_failed: int, code: int
 ) -> None:
     (tmp_path / "run").mkdir()
-    run = LiveRun(RunSpec((MODEL,), (DATASET,), fail_on=fail_on), [CELL], {}, tmp_path / "run", [])
+    spec = RunSpec((MODEL,), (DATASET,), fail_on=fail_on)
+    run = LiveRun(Plan(spec, (CELL,), {}, {CELL.id: ()}, {}), tmp_path / "run", [])
     run.header["backends"]["vlmeval"] = {"distribution": "ms-vlmeval", "version": "0.0.20"}
     # All of them in one small category.
     metric = Metric("count", "acc", 0.5, "fraction", True, tmp_path / "acc.csv", 4, n_failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from evalshim import registry
 from evalshim.adapters import opencompass_config
 from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec
 
-PLAIN = ModelSpec("m", "http://h/v1", "org/m", key="sk-canary-1")
+PLAIN = ModelSpec("m", "org/m", "http://h/v1", key="sk-canary-1")
 FULL = ModelSpec(
-    "org/full", "http://h/v1", "id", key_env="MY_KEY", temperature=0, max_tokens=7, top_p=0.0,
+    "org/full", "id", "http://h/v1", key_env="MY_KEY", temperature=0, max_tokens=7, top_p=0.0,
     seed=0, retry=2, timeout=9.5, concurrency=1, system_prompt="Say \"it's\".\n" + "long " * 60,
     extra_body={"top_k": 0, "nested": {"a": [True, None]}},
 )  # fmt: skip
@@ -24,12 +25,14 @@ GOLDEN = """\
 from mmengine.config import read_base
 
 with read_base():
-    from opencompass.configs.datasets.gsm8k.gsm8k_gen import gsm8k_datasets as set_0
-    from opencompass.configs.datasets.mmlu.mmlu_gen import mmlu_datasets as set_1
+    from opencompass.configs.datasets.gsm8k.gsm8k_gen import gsm8k_datasets as set_0_0
+    from opencompass.configs.datasets.mmlu.mmlu_gen_4d595a import mmlu_datasets as set_1_0
     from opencompass.configs.summarizers.groups.mmlu import mmlu_summary_groups as groups_0
 
+set_0 = [*set_0_0]
 set_0 = [dict(d, path='/data/my gsm8k', abbr='mine', reader_cfg=dict(d['reader_cfg'], \
 test_range='[:3]')) for d in set_0]
+set_1 = [*set_1_0]
 set_1 = [dict(d, reader_cfg=dict(d['reader_cfg'], test_range='[:3]')) for d in set_1]
 datasets = [*set_0, *set_1]
 cells = {
@@ -37,7 +40,7 @@ cells = {
     'mmlu': {'datasets': [d['abbr'] for d in set_1], 'groups': [g['name'] for g in groups_0]},
 }
 summarizer = {'summary_groups': [*groups_0]}
-models = """
+models = [*["""
 
 
 def _render(*datasets: DatasetSpec, models: tuple[ModelSpec, ...] = (PLAIN,), **keys: Any) -> str:
@@ -58,6 +61,19 @@ def _values(text: str) -> dict[str, Any]:
     return found
 
 
+def _models(text: str) -> list[dict[str, Any]]:
+    """The entries for endpoints, which stand in the file as they are."""
+    assigned = {
+        node.targets[0].id: node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    parts = assigned["models"]
+    assert isinstance(parts, ast.List) and isinstance(parts.elts[-1], ast.Starred)
+    found: list[dict[str, Any]] = ast.literal_eval(parts.elts[-1].value)
+    return found
+
+
 def _executed(text: str, **sets: list[dict[str, Any]]) -> dict[str, Any]:
     """The file's variables, with `sets` in the place of what it imports."""
     kept = [
@@ -75,7 +91,8 @@ def test_text() -> None:
 
     text = _render(mine, registry.resolve("mmlu"), limit=3)
     assert text.startswith(GOLDEN)
-    assert list(_values(text)) == ["models", "infer", "eval"]
+    assert list(_values(text)) == ["infer", "eval"]
+    assert [m["abbr"] for m in _models(text)] == ["m"]
 
 
 def test_what_it_says_when_it_is_executed() -> None:
@@ -84,8 +101,8 @@ def test_what_it_says_when_it_is_executed() -> None:
 
     found = _executed(
         _render(mine, registry.resolve("mmlu"), limit="[10:20]"),
-        set_0=[{"abbr": "old", "path": "old", "reader_cfg": {}}],
-        set_1=stem,
+        set_0_0=[{"abbr": "old", "path": "old", "reader_cfg": {}}],
+        set_1_0=stem,
         groups_0=[{"name": "mmlu-stem"}, {"name": "mmlu"}],
     )
     assert found["datasets"][0] == {
@@ -110,7 +127,7 @@ def test_without_a_limit_or_a_path_a_set_stays_as_it_is() -> None:
 
 
 def test_a_model_without_options() -> None:
-    [model] = _values(_render(registry.resolve("gsm8k")))["models"]
+    [model] = _models(_render(registry.resolve("gsm8k")))
 
     assert model == {
         "type": "evalshim_worker.opencompass_parts.EndpointModel",
@@ -133,12 +150,12 @@ def test_a_model_without_options() -> None:
 
 
 def test_a_model_with_every_option() -> None:
-    [model] = _values(_render(registry.resolve("gsm8k"), models=(FULL,)))["models"]
+    [model] = _models(_render(registry.resolve("gsm8k"), models=(FULL,)))
 
     assert model["meta_template"]["begin"] == {"role": "SYSTEM", "prompt": FULL.system_prompt}
     del model["meta_template"], model["type"], model["max_seq_len"]
     assert model == {
-        "abbr": "org-full", "path": "id", "key_env": "MY_KEY", "openai_api_base": "http://h/v1",
+        "abbr": "org-full", "path": "id", "key_env": FULL.key_variable, "openai_api_base": "http://h/v1",
         "max_out_len": 7, "batch_size": 1, "max_workers": 1, "temperature": 0, "retry": 2,
         "timeout": 9.5, "extra_body": {"top_k": 0, "nested": {"a": [True, None]}},
         "openai_extra_kwargs": {"max_tokens": 7, "top_p": 0.0, "seed": 0},
@@ -146,7 +163,7 @@ def test_a_model_with_every_option() -> None:
 
 
 def test_two_models_do_not_share_a_system_prompt() -> None:
-    first, second = _values(_render(registry.resolve("gsm8k"), models=(FULL, PLAIN)))["models"]
+    first, second = _models(_render(registry.resolve("gsm8k"), models=(FULL, PLAIN)))
 
     assert "begin" in first["meta_template"]
     assert "begin" not in second["meta_template"]
@@ -158,7 +175,7 @@ def test_models_and_sets_stand_once_whatever_the_cells() -> None:
     )
 
     assert text.count(" as set_") == 2
-    models = _values(text)["models"]
+    models = _models(text)
     assert [m["abbr"] for m in models] == ["m", "org-full"]
     assert [m["batch_size"] for m in models] == [4, 1]
 
@@ -170,6 +187,51 @@ def test_a_group_of_two_sets_is_imported_once() -> None:
     text = _render(mmlu, again)
     assert text.count("import mmlu_summary_groups") == 1
     assert "summarizer = {'summary_groups': [*groups_0]}" in text
+
+
+def test_a_dataset_of_several_parts_is_all_of_them() -> None:
+    text = _render(registry.resolve("ARC"))
+
+    assert text.count(" as set_0_") == 2
+    parts = {f"set_0_{i}": [{"abbr": name}] for i, name in enumerate(("ARC-c", "ARC-e"))}
+    found = _executed(text, **parts)
+    assert [d["abbr"] for d in found["datasets"]] == ["ARC-c", "ARC-e"]
+    assert found["cells"]["ARC"]["datasets"] == ["ARC-c", "ARC-e"]
+
+
+def test_a_model_of_upstreams_own_is_its_configuration_with_our_changes() -> None:
+    local = ModelSpec(
+        "mine", "mine", module="models.qwen.hf_qwen2_1_5b_instruct", model_path="/weights",
+        max_tokens=7, upstream={"batch_size": 2, "vlmeval": {"top_k": 1}},
+    )  # fmt: skip
+    text = _render(registry.resolve("gsm8k"), models=(PLAIN, local))
+
+    line = "from opencompass.configs.models.qwen.hf_qwen2_1_5b_instruct import models as model_0"
+    assert line in text
+    known = {"type": "HuggingFacewithChatTemplate", "abbr": "qwen2", "path": "Qwen/Qwen2-1.5B"}
+    found = _executed(text, set_0_0=[], model_0=[known, {"abbr": "another of that file"}])
+    assert [m["abbr"] for m in found["models"]] == ["mine", "m"]
+    assert found["models"][0] == {
+        "type": "HuggingFacewithChatTemplate", "abbr": "mine", "path": "/weights",
+        "tokenizer_path": "/weights", "max_out_len": 7, "batch_size": 2,
+    }  # fmt: skip
+
+
+def test_what_upstream_is_given_beside_reaches_the_entry() -> None:
+    model = replace(PLAIN, upstream={"query_per_second": 2, "vlmeval": {"verbose": True}})
+    dataset = replace(registry.resolve("gsm8k"), upstream={"n": 4})
+
+    text = _render(dataset, models=(model,))
+    assert _models(text)[0]["query_per_second"] == 2
+    assert "verbose" not in text
+    assert _executed(text, set_0_0=[{"abbr": "gsm8k"}])["datasets"] == [{"abbr": "gsm8k", "n": 4}]
+
+
+def test_a_model_that_is_none_for_chats_gets_the_plain_prompt() -> None:
+    text = _render(registry.resolve("gsm8k"), models=(replace(PLAIN, is_chat=False),))
+
+    assert _models(text)[0]["type"].endswith(".CompletionModel")
+    assert "meta_template" not in _models(text)[0]
 
 
 def test_no_key_in_it() -> None:

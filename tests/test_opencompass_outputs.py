@@ -18,10 +18,10 @@ import pytest
 from evalshim import registry
 from evalshim.adapters import opencompass_outputs
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, ModelSpec, RunSpec
+from evalshim.spec import Cell, CellOutcome, ModelSpec, RunSpec, slug
 
 GOLDEN = Path(__file__).parent / "golden" / "opencompass"
-MODEL = ModelSpec("evalshim-demo", "http://h/v1", "m")
+MODEL = ModelSpec("evalshim-demo", "m", "http://h/v1")
 GROUPS = ["mmlu-humanities", "mmlu-stem", "mmlu-social-science", "mmlu-other", "mmlu"]
 
 
@@ -60,7 +60,10 @@ class Run:
             "status": "done",
             "error": "",
             "files": {"summary": str(self.upstream / "summary" / "summary.csv")},
+            "model": slug(model.name),
             "groups": [],
+            "whole": [],
+            "logs": {},
             **found,
             **finished,
         }
@@ -149,6 +152,27 @@ def test_averages_of_another_model_are_not_this_ones(
     }  # fmt: skip
 
 
+def test_the_group_over_all_subsets_is_the_overall_number(run: Callable[[str], Run]) -> None:
+    outcome = run("subsets").read("mmlu", groups=GROUPS, whole=["mmlu-stem"])
+
+    assert {m.value for m in outcome.metrics if m.subset == "overall"} == {39.47}
+    assert [m.subset for m in outcome.metrics if m.is_primary] == ["overall"]
+    assert "mmlu" in {m.subset for m in outcome.metrics}
+
+
+def test_a_task_of_upstreams_own_runner_that_left_nothing_says_why(
+    run: Callable[[str], Run], tmp_path: Path
+) -> None:
+    log = tmp_path / "demo_gsm8k.out"
+    log.write_text("loading\nRuntimeError: CUDA out of memory\n")
+
+    outcome = run("sets").read("demo_arc", only=["demo_arc"], logs={"demo_gsm8k": str(log)})
+    assert outcome.status == "failed"
+    assert "demo_gsm8k: RuntimeError: CUDA out of memory" in outcome.error
+    assert str(log) in outcome.error
+    assert outcome.metrics
+
+
 def test_without_a_summary_the_subsets_remain(run: Callable[[str], Run]) -> None:
     outcome = run("subsets").read("mmlu", groups=GROUPS, files={"summary": None})
 
@@ -206,7 +230,7 @@ def test_why_upstream_could_not_evaluate_is_passed_on(run: Callable[[str], Run])
 def test_nothing_at_all_is_a_failure_with_a_reason(run: Callable[[str], Run]) -> None:
     outcome = run("sets").read("demo_arc", results={}, predictions={})
 
-    assert (outcome.status, outcome.metrics, outcome.n) == ("failed", (), 0)
+    assert (outcome.status, outcome.metrics, outcome.n) == ("failed", (), None)
     assert outcome.error
 
 

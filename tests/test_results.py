@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ HEADER = {
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",
-    "n", "n_failed",
+    "n", "n_failed", "goes_on_from",
 }  # fmt: skip
 
 
@@ -124,12 +123,12 @@ class TestEnvelope:
         self,
         tmp_path: Path,
         shim: Callable[..., subprocess.CompletedProcess[str]],
-        broken_upstream: dict[str, str],
+        installed: Path,
     ) -> None:
         """Both upstreams fail to import, so the run finishes with failed cells."""
         done = shim(
             "run", "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--data", "demo_shapes",
-            "--data", "demo_arc", "--python", sys.executable, "--json", **broken_upstream,
+            "--data", "demo_arc", "--json", EVALSHIM_HOME=str(installed),
         )  # fmt: skip
 
         assert done.returncode == 1, done.stderr
@@ -141,9 +140,10 @@ class TestEnvelope:
         assert set(header) == HEADER
         assert set(header["host"]) == {"name", "platform", "python"}
         assert set(header["backends"]) == {"vlmeval", "opencompass"}
-        for backend in header["backends"].values():
+        for name, backend in header["backends"].items():
             assert set(backend) == {"python", "reason", "distribution", "version", "pins"}
-            assert backend["python"] == sys.executable
+            assert backend["python"] == str(installed / "envs" / name / "bin" / "python")
+            assert backend["pins"] == "abc"
         assert set(header["cells"]) == {"m__demo_shapes", "m__demo_arc"}
         for cell in header["cells"].values():
             assert set(cell) == CELL

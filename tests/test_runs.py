@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import http.server
+import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evalshim import runs
+from evalshim import plans, runs
 from evalshim.errors import ConfigError, SetupError
 from evalshim.spec import ModelSpec, RunSpec
 
 
 def test_flags_alone_are_a_configuration() -> None:
     spec = runs.specify(
-        None, model="org/m", api_base="http://h/v1", data=["gsm8k"], backend="opencompass",
+        None, model=["org/m"], api_base="http://h/v1", data=["gsm8k"], backend="opencompass",
         limit="[2:5]", concurrency="7", fail_on="0.5", work_dir="out",
     )  # fmt: skip
 
-    assert spec.models == (ModelSpec("org/m", "http://h/v1", "org/m"),)
+    assert spec.models == (ModelSpec("org/m", "org/m", "http://h/v1", key="EMPTY"),)
     assert [d.name for d in spec.datasets] == ["gsm8k"]
     assert (spec.limit, spec.concurrency, spec.fail_on) == ("[2:5]", 7, 0.5)
     assert spec.work_dir == Path.cwd() / "out"
@@ -29,7 +32,7 @@ def test_flags_alone_are_a_configuration() -> None:
 
 def test_set_reaches_into_what_the_flags_made() -> None:
     spec = runs.specify(
-        None, model="m", api_base="http://h/v1", data=["gsm8k"],
+        None, model=["m"], api_base="http://h/v1", data=["gsm8k"],
         assignments=["models.0.seed=0", "models.0.key=sk-1", "limit=3"],
     )  # fmt: skip
 
@@ -47,17 +50,82 @@ def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
     assert (spec.models[0].api_base, spec.models[0].seed, spec.limit) == ("http://new/v1", 5, 2)
 
 
+@pytest.mark.parametrize("models", ["[qwen_chat]", "[{name: qwen_chat}]"])
+def test_flags_reach_models_however_they_are_written(
+    tmp_path: Path, upstreams: Path, models: str
+) -> None:
+    path = tmp_path / "eval.yaml"
+    path.write_text(f"models: {models}\ndatasets: [MMBench_DEV_EN]\n")
+
+    [model] = runs.specify(path, retry="3").models
+    assert (model.name, model.retry) == ("qwen_chat", 3)
+    [behind] = runs.specify(path, api_base="http://h/v1").models
+    assert (behind.name, behind.api_base) == ("qwen_chat", "http://h/v1")
+
+
+def test_a_base_url_makes_models_as_upstreams_own_flag_does(upstreams: Path) -> None:
+    upstream = {"base_url": "http://h/v1", "temperature": 0.5, "verbose": True}
+    spec = runs.specify(None, model=["a", "b"], data=["MMBench_DEV_EN"], upstream=upstream)
+
+    assert [(m.name, m.cls, m.api_base) for m in spec.models] == [
+        ("a", "LMDeployAPI", "http://h/v1"), ("b", "LMDeployAPI", "http://h/v1"),
+    ]  # fmt: skip
+    assert spec.models[0].temperature == 0.5
+    assert spec.upstream == {"verbose": True}
+
+
+def test_flags_of_an_upstream_add_to_those_of_the_file(tmp_path: Path, upstreams: Path) -> None:
+    path = tmp_path / "eval.yaml"
+    text = "models: [qwen_chat]\ndatasets: [MMBench_DEV_EN]\nupstream: "
+    path.write_text(text + "{verbose: false, ignore: true}\n")
+
+    spec = runs.specify(path, upstream={"verbose": True})
+    assert spec.upstream == {"verbose": True, "ignore": True}
+    for malformed in ("5", "[verbose]", ""):
+        path.write_text(text + malformed + "\n")
+        with pytest.raises(ConfigError, match="upstream: "):
+            runs.specify(path, upstream={"verbose": True})
+
+
+def test_set_speaks_the_language_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "eval.json"
+    model = {"name": "CustomAPIModel", "type": "m", "api_base": "http://h/v1"}
+    inner = {"model": [model], "data": ["MMBench_DEV_EN"], "limit": 5}
+    path.write_text(json.dumps({"eval_backend": "VLMEvalKit", "eval_config": inner}))
+
+    assert runs.specify(path).limit == 5
+    spec = runs.specify(path, assignments=["eval_config.limit=2"], concurrency="3")
+    assert (spec.limit, spec.concurrency) == (2, 3)
+    with pytest.raises(ConfigError, match="unknown key in EvalScope's configuration: limit"):
+        runs.specify(path, assignments=["limit=2"])
+
+
+def test_a_mapping_and_keywords_are_a_configuration_too(served: dict[str, Any]) -> None:
+    planned = runs.check({"models": [served], "datasets": ["gsm8k"], "limit": 3}, limit=5)
+
+    assert planned.spec.limit == 5
+    assert not planned.ready  # nothing is set up
+    assert [c.dataset.name for c in planned.cells] == ["gsm8k"]
+
+
+def test_the_calls_in_flight_of_an_endpoint_are_divided_among_the_upstreams() -> None:
+    spec = runs.specify(None, model=["m"], api_base="http://h/v1", data=["gsm8k", "demo_shapes"])
+
+    planned = runs._served(plans.plan(replace(spec, concurrency=5)))
+    assert {cell.model.concurrency for cell in planned.cells} == {2}
+
+
 def test_a_backend_without_names_to_look_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="--backend without --data"):
-        runs.specify(None, model="m", api_base="http://h/v1", backend="vlmeval")
+        runs.specify(None, model=["m"], api_base="http://h/v1", backend="vlmeval")
 
 
 def test_a_plan_has_every_model_on_every_dataset_under_names_of_their_own() -> None:
-    models = tuple(ModelSpec(name, "http://h/v1", name) for name in ("a", "a__b"))
-    spec = runs.specify(None, model="m", api_base="http://h/v1", data=["gsm8k", "demo_arc"])
+    models = tuple(ModelSpec(name, name, "http://h/v1") for name in ("a", "a__b"))
+    spec = runs.specify(None, model=["m"], api_base="http://h/v1", data=["gsm8k", "demo_arc"])
     datasets = (*spec.datasets, spec.datasets[0].__class__("b__gsm8k", "opencompass", "x:y"))
 
-    cells = runs.plan(RunSpec(models, datasets))
+    cells = plans.cells_of(RunSpec(models, datasets))
 
     assert len(cells) == 6
     assert len({cell.id for cell in cells}) == 6
@@ -98,7 +166,7 @@ def test_an_endpoint_that_does_not_say_what_it_serves(answer: tuple[int, str, st
     server.answer = answer  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    model = ModelSpec("m", url, "auto", key="sk-canary-12345678")
+    model = ModelSpec("m", "auto", url, key="sk-canary-12345678")
 
     with pytest.raises(SetupError, match="cannot ask") as refused:
         runs._with_served_model(model)

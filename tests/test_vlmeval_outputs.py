@@ -17,10 +17,10 @@ import pytest
 from evalshim import registry
 from evalshim.adapters import vlmeval_outputs
 from evalshim.errors import EvalshimError, ResultsError
-from evalshim.spec import Cell, CellOutcome, ModelSpec, RunSpec
+from evalshim.spec import Cell, CellOutcome, JudgeSpec, ModelSpec, RunSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "vlmeval"
-MODEL = ModelSpec("m", "http://h/v1", "m")
+MODEL = ModelSpec("m", "m", "http://h/v1")
 SHAPES = registry.resolve("demo_shapes")
 
 
@@ -38,16 +38,22 @@ class Run:
         self.images = self.path / "upstream" / "vlmeval" / "LMUData" / "images" / "demo_shapes"
         self.images.mkdir(parents=True)
 
-    def read(self, mode: str = "all", **finished: Any) -> CellOutcome:
+    def read(
+        self, mode: str = "all", judge: JudgeSpec | None = None, **finished: Any
+    ) -> CellOutcome:
         data = {
             "status": "done",
             "error": "",
             "files": {"prediction": str(self.prediction), "status": str(self.status)},
             "dataset_type": "MCQ",
+            "dataset_class": "ImageMCQDataset",
+            "judge_model": "exact_matching",
+            "judge_built": False,
+            "judge_failed": False,
             "last_error": "",
             **finished,
         }
-        spec = RunSpec((MODEL,), (SHAPES,), mode=mode)  # type: ignore[arg-type]
+        spec = RunSpec((MODEL,), (SHAPES,), judge or JudgeSpec(), mode=mode)  # type: ignore[arg-type]
         return vlmeval_outputs.read(Cell("m__demo_shapes", MODEL, SHAPES), data, self.path, spec)
 
     def change_status(self, **entry: Any) -> None:
@@ -131,13 +137,85 @@ def test_predictions_alone(run: Callable[[str], Run]) -> None:
 def test_a_set_that_upstream_skipped(run: Callable[[str], Run]) -> None:
     outcome = run("scored").read(status="skipped", error="no judge", files={})
 
-    assert outcome == CellOutcome("skipped", "no judge")
+    assert outcome == CellOutcome("skipped", "upstream skipped it: no judge")
 
 
 def test_a_percentage_is_one(run: Callable[[str], Run]) -> None:
     metrics = run("scored").read(dataset_type="VQA").metrics
 
     assert {m.unit for m in metrics} == {"percent"}
+
+
+@pytest.mark.parametrize(
+    ("dataset_class", "dataset_type", "value", "unit"),
+    [
+        ("OCRBench", "VQA", 80, "raw"),
+        ("ImageCaptionDataset", "Caption", 812.0, "raw"),
+        ("ImageYORNDataset", "Y/N", 81.2, "percent"),
+        ("MMMUDataset", "MCQ_MMMU_Pro", 0.5, "fraction"),
+    ],
+)
+def test_a_number_has_the_unit_of_its_kind(
+    run: Callable[[str], Run], dataset_class: str, dataset_type: str, value: float, unit: str
+) -> None:
+    scored = run("scored")
+    scored.change_status(metrics={"Overall": value})
+
+    outcome = scored.read(dataset_class=dataset_class, dataset_type=dataset_type)
+    assert [m.unit for m in outcome.metrics] == [unit]
+
+
+JUDGE = JudgeSpec("qwen", "http://j/v1")
+
+
+@pytest.mark.parametrize(
+    ("judge", "finished", "scorer", "fallback"),
+    [
+        (JudgeSpec(), {}, "exact_matching", False),
+        (JUDGE, {"judge_built": True}, "qwen", False),
+        (JudgeSpec("gpt-4o"), {"judge_built": True}, "gpt-4o", False),
+        (JUDGE, {"judge_built": True, "judge_failed": True}, "exact_matching", True),
+        (JudgeSpec(), {"judge_built": True, "judge_failed": True}, "exact_matching", False),
+        (JUDGE, {"dataset_type": "VQA"}, "rule:acc", False),
+    ],
+)
+def test_the_scorer_is_what_really_graded(
+    run: Callable[[str], Run],
+    judge: JudgeSpec,
+    finished: dict[str, Any],
+    scorer: str,
+    fallback: bool,
+) -> None:
+    outcome = run("scored").read(judge=judge, **finished)
+
+    assert (outcome.status, outcome.scorer, outcome.judge_fallback) == ("scored", scorer, fallback)
+    assert bool(outcome.error) is fallback
+
+
+def test_a_set_without_public_answers_keeps_what_was_predicted(run: Callable[[str], Run]) -> None:
+    outcome = _without_grades(run("scored")).read(status="skipped", error="no ground truth")
+
+    assert (outcome.status, outcome.metrics, outcome.n) == ("skipped", (), 48)
+    assert outcome.error == "upstream does not score it: no ground truth"
+    assert len(outcome.samples) == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "place"),
+    [
+        ("Y/N", "split=Overall|aAcc", ("overall", "aAcc")),
+        ("Y/N", "split=dev|precision", ("dev", "precision")),
+        ("Caption", "Bleu|0", ("overall", "Bleu|0")),
+    ],
+)
+def test_a_metric_with_a_name_of_its_own_keeps_it(
+    run: Callable[[str], Run], kind: str, key: str, place: tuple[str, str]
+) -> None:
+    scored = run("scored")
+    scored.change_status(metrics={key: 50.0})
+
+    [metric] = scored.read(dataset_type=kind).metrics
+    assert (metric.subset, metric.name) == place
 
 
 @pytest.mark.parametrize(

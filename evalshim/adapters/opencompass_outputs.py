@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit, slug
+from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit
 
 # DefaultSummarizer's order of importance, and what it leaves out.
 _FIRST = (
@@ -57,7 +57,7 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         for metric in _metrics("overall" if single else abbr, values, finished["results"][abbr])
     ]
     metrics = _with_one_primary([*_groups(cell, finished), *metrics], samples)
-    error = error or _missing(predictions, results)
+    error = error or _missing(predictions, results) or _log_tail(finished, results)
     if not metrics:
         reason = error or "upstream wrote no result"
         return CellOutcome("failed", reason, (), samples, n, n_failed)
@@ -73,6 +73,16 @@ def _missing(predictions: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         return ""
     reasons = [str(results[abbr]["error"]) for abbr in missing if "error" in results.get(abbr, {})]
     return ": ".join([f"upstream reported no metric for {', '.join(missing)}", *reasons[:1]])
+
+
+def _log_tail(finished: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Why a task of upstream's own runner left no result: the end of the log it kept."""
+    for abbr, path in finished["logs"].items():
+        if abbr not in results:
+            text = Path(path).read_text(encoding="utf-8", errors="replace").strip()
+            last = text.splitlines()[-1:]
+            return ": ".join([f"upstream left no result for {abbr}", *last]) + f" ({path})"
+    return ""
 
 
 def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metric]:
@@ -100,12 +110,13 @@ def _groups(cell: Cell, finished: Mapping[str, Any]) -> Iterable[Metric]:
     summary = finished["files"].get("summary")
     if not finished["groups"] or not summary:
         return
-    # The group that spans the whole set bears the name of its module, as in `mmlu`.
-    whole = {target.rpartition(":")[0].rpartition(".")[2] for target in cell.dataset.summary_groups}
+    # Else the group that bears the name of its module, though it leaves out what has no score.
+    named = [target.rpartition(":")[0].rpartition(".")[2] for target in cell.dataset.summary_groups]
+    whole = finished["whole"] or named
     with Path(summary).open(encoding="utf-8", newline="") as file:
         # dataset, version, metric, mode, then a column a model, headed by its abbr.
         header, *lines = csv.reader(file)
-    column = dict(zip(header[4:], range(4, len(header)), strict=True)).get(slug(cell.model.name))
+    column = dict(zip(header[4:], range(4, len(header)), strict=True)).get(finished["model"])
     for line in lines:
         if column and line[0] in finished["groups"] and line[column] != "-":
             overall = line[0] in whole
@@ -125,7 +136,7 @@ def _with_one_primary(metrics: Sequence[Metric], samples: Sequence[Sample]) -> l
 
 def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | None]:
     own = [s for s in samples if subset in ("overall", s.subset)]
-    if not own and subset != "overall":
+    if not own:
         return None, None  # a group of subsets: the summary does not say which
     return len(own), sum(s.prediction is None for s in own)
 

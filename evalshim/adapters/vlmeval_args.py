@@ -1,15 +1,15 @@
-"""A cell as the arguments of VLMEvalKit: its model class and the flags of its `run.py`."""
+"""A cell as the arguments of VLMEvalKit: its model class, its dataset class, its namespace."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from evalshim.spec import Cell, ModelSpec, RunSpec
+from evalshim.spec import Cell, JudgeSpec, ModelSpec, RunSpec, own, slug
 
 # OpenAIWrapper.__init__ (0.0.20) takes these by name; what else it is given it sends
 # along in the body of each request.
-_BY_NAME = (
+_ARGUMENTS = (
     "temperature",
     "max_tokens",
     "retry",
@@ -17,32 +17,62 @@ _BY_NAME = (
     "img_size",
     "img_detail",
     "system_prompt",
+    "top_p",
+    "seed",
+    "model_path",
 )
-_IN_BODY = ("top_p", "seed")
 
 
 def model_arguments(model: ModelSpec) -> dict[str, Any]:
-    """Keyword arguments of `vlmeval.api.CustomAPIModel`, without the key."""
-    given = {name: getattr(model, name) for name in (*_BY_NAME, *_IN_BODY)}
-    return {
+    """Keyword arguments of the model's class, without the key.
+
+    That class is `vlmeval.api.CustomAPIModel` where the model names none.
+    """
+    given = {name: getattr(model, name) for name in _ARGUMENTS}
+    found = {
         **model.extra_body,
-        "model": model.model,
-        "api_base": f"{model.api_base}/chat/completions",
         **{name: value for name, value in given.items() if value is not None},
+        **own(model.upstream, "vlmeval"),
     }
+    if model.api_base:
+        found["api_base"] = f"{model.api_base}/chat/completions"
+    # A configuration of upstream's has the id of its model already.
+    if model.cls in (None, "CustomAPIModel", "LMDeployAPI") or model.model != model.name:
+        found["model"] = model.model
+    return found
 
 
-def run_arguments(cell: Cell, label: str, spec: RunSpec, work_dir: Path) -> list[str]:
-    """The flags of upstream's `run.py` that evaluate one cell.
+def namespace(cell: Cell, spec: RunSpec, work_dir: Path) -> dict[str, Any]:
+    """What evaluates one cell, over the defaults of upstream's argument parser.
 
     Args:
-        label: What upstream calls the model; part of its file names.
         work_dir: Where upstream writes.
     """
-    flags = ["--data", cell.dataset.target, "--model", label]
-    flags += ["--work-dir", str(work_dir), "--mode", spec.mode, "--judge", spec.judge]
-    flags += ["--api-nproc", str(cell.model.concurrency or spec.concurrency)]
+    found = {
+        "data": [cell.dataset.target],
+        "model": [slug(cell.model.name)],
+        "work_dir": str(work_dir),
+        "mode": spec.mode,
+        "judge": judge_name(spec.judge),
+        "api_nproc": cell.model.concurrency or spec.concurrency,
+        "reuse": bool(spec.reuse),
+    }
     if cell.model.retry is not None:
         # Without it run.py puts its own default in the place of the model's.
-        flags += ["--retry", str(cell.model.retry)]
-    return flags
+        found["retry"] = cell.model.retry
+    return {**found, **own(spec.upstream, "vlmeval")}
+
+
+def judge_name(judge: JudgeSpec) -> str | None:
+    """`--judge`: upstream's default for each dataset where a judge of the user's answers for it.
+
+    Upstream (build_judge, 0.0.20) takes LOCAL_LLM in the place of whatever model it wanted.
+    """
+    return None if judge.api_base else judge.model
+
+
+def judge_variables(judge: JudgeSpec) -> dict[str, str]:
+    """The variables by which upstream finds a judge of the user's, without the key."""
+    if not judge.api_base:
+        return {}
+    return {"OPENAI_API_BASE": f"{judge.api_base}/chat/completions", "LOCAL_LLM": judge.model}

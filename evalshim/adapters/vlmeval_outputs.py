@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from evalshim.adapters.custom_data import as_list
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit
+from evalshim.spec import (
+    EXACT_MATCHING,
+    Cell,
+    CellOutcome,
+    JudgeSpec,
+    Metric,
+    RunSpec,
+    Sample,
+    Unit,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +33,14 @@ if TYPE_CHECKING:
 # BaseAPI's prediction for an answer that never came.
 FAIL_MSG = "Failed to obtain answer via API."
 
-# What report_acc writes is a mean of hits; the other types' evaluate methods report percent.
-_FRACTION_TYPES = ("MCQ",)
+# What report_acc writes is a mean of hits; the other types' evaluate methods report percent,
+# and these classes count, or grade on a scale of their own.
+_FRACTION_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld")
+_COUNTING = ("OCRBench", "MVBench", "MVBench_MP4", "MMDUDataset", "MMBenchVideo")
+# Where no judge answers, upstream matches options and yes or no exactly.
+_MATCHED_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Y/N", "Video-MCQ")
+# Metrics that upstream names behind the split they belong to (YORN_auxeval, Hallusion_rating).
+_NAMED_LAST = ("aAcc", "fAcc", "qAcc", "acc", "precision", "recall")
 
 
 def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:
@@ -35,53 +50,87 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         ResultsError: A file that upstream reports to have written is missing or unreadable.
     """
     files = {name: Path(path) for name, path in finished["files"].items()}
-    if finished["status"] == "skipped":
-        return CellOutcome("skipped", finished["error"])
-    if "prediction" not in files:
+    skipped = finished["error"] if finished["status"] == "skipped" else ""
+    if "prediction" not in files or (skipped and not files["prediction"].exists()):
+        if skipped:
+            return CellOutcome("skipped", f"upstream skipped it: {skipped}")
         raise ResultsError("upstream named no file of predictions")
     predictions = _table(files["prediction"])
     failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
     n = len(predictions)
-    graded = _graded(files["prediction"], spec.judge)
-    samples = _samples(cell, graded if graded is not None else predictions, run_dir)
+    samples = _samples(cell, predictions, _hits(files["prediction"]), run_dir)
     if n and failed == n:
-        reason = f"no answer from {cell.model.api_base} to any of {n} samples"
+        reason = f"no answer from {cell.model.api_base or cell.model.name} to any of {n} samples"
         last = finished.get("last_error")
         return CellOutcome(
             "failed", f"{reason} ({last})" if last else reason, (), samples, n, failed
         )
     if spec.mode == "infer":
         return CellOutcome("infer_only", "", (), samples, n, failed)
-    unit: Unit = "fraction" if finished["dataset_type"] in _FRACTION_TYPES else "percent"
-    metrics = _metrics(files["status"], files["prediction"], cell.dataset.target, unit, samples)
+    if skipped:
+        reason = f"upstream does not score it: {skipped}"
+        return CellOutcome("skipped", reason, (), samples, n, failed)
+    metrics = _metrics(files["status"], files["prediction"], cell, finished, samples)
     if not metrics:
         return CellOutcome("failed", "upstream reported no metric", (), samples, n, failed)
-    return CellOutcome("scored", "", metrics, samples, n, failed, spec.judge)
+    scorer, fallback = _scorer(finished, spec.judge, metrics)
+    error = f"the judge {spec.judge.model} did not work: matched exactly instead"
+    return CellOutcome(
+        "scored", error if fallback else "", metrics, samples, n, failed, scorer, fallback
+    )
+
+
+def _scorer(
+    finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Metric]
+) -> tuple[str, bool]:
+    """What really graded, and whether that is not what was asked for."""
+    if finished["judge_built"] and not finished["judge_failed"]:
+        return (judge.model if judge.is_model else finished["judge_model"]), False
+    matched = finished["dataset_type"] in _MATCHED_TYPES
+    rule = "rule:" + next((m.name for m in metrics if m.is_primary), metrics[0].name)
+    fallback = bool(finished["judge_failed"] and judge.is_model)
+    return (EXACT_MATCHING if matched else rule), fallback
 
 
 def _metrics(
-    status: Path, prediction: Path, dataset: str, unit: Unit, samples: Sequence[Sample]
+    status: Path,
+    prediction: Path,
+    cell: Cell,
+    finished: Mapping[str, Any],
+    samples: Sequence[Sample],
 ) -> tuple[Metric, ...]:
     try:
-        entry = json.loads(status.read_text(encoding="utf-8"))["datasets"][dataset]
+        entry = json.loads(status.read_text(encoding="utf-8"))["datasets"][cell.dataset.target]
         values: dict[str, Any] = dict(entry.get("metrics") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"cannot read {status}", repr(error)) from error
     table = next(iter(sorted(prediction.parent.glob(f"{prediction.stem}_acc.*"))), None)
-    name = "acc" if table else "score"
     primary = _primary(values, entry.get("primary_metric"))
-    return tuple(
-        Metric(
-            _subset(key),
-            name,
-            value,
-            unit,
-            key == primary,
-            table or status,
-            *_counts(_subset(key), samples),
+    found = []
+    for key, value in values.items():
+        subset, name = _place(key, finished["dataset_type"])
+        found.append(
+            Metric(
+                subset,
+                name or ("acc" if table else "score"),
+                value,
+                _unit(key, value, cell, finished),
+                key == primary,
+                table or status,
+                *_counts(subset, samples),
+            )
         )
-        for key, value in values.items()
-    )
+    return tuple(found)
+
+
+def _unit(key: str, value: Any, cell: Cell, finished: Mapping[str, Any]) -> Unit:
+    # MME sums two scores of up to 100 for each category.
+    if finished["dataset_class"] in _COUNTING or cell.dataset.target == "MME":
+        return "raw"
+    if finished["dataset_type"] in _FRACTION_TYPES:
+        return "fraction"
+    percent = isinstance(value, (int, float)) and 0 <= value <= 100 and key != "CIDEr"
+    return "percent" if percent else "raw"
 
 
 def _primary(values: Mapping[str, Any], named: Any) -> str | None:
@@ -96,14 +145,21 @@ def _primary(values: Mapping[str, Any], named: Any) -> str | None:
     return next(iter(overall), None) or next(iter(values), None)
 
 
-def _subset(key: str) -> str:
-    """`split=none|Overall` -> overall, `split=dev|ocr` -> dev/ocr."""
+def _place(key: str, kind: str) -> tuple[str, str]:
+    """The subset of a metric, and its name where the key has one.
+
+    `split=none|Overall` -> overall, `split=dev|ocr` -> dev/ocr, `Bleu|0` of a caption -> Bleu|0.
+    """
+    if kind == "Caption":
+        return "overall", key
     *dimensions, last = key.split("|")
     parts = [d.partition("=")[2] or d for d in dimensions]
     parts = [p for p in parts if p != "none"]
+    if last in _NAMED_LAST:
+        return "overall" if parts == ["Overall"] else "/".join(parts) or "overall", last
     if last.lower() != "overall":
         parts.append(last)
-    return "/".join(parts) or "overall"
+    return "overall" if parts == ["Overall"] else "/".join(parts) or "overall", ""
 
 
 def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | None]:
@@ -118,12 +174,19 @@ def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | N
     return (len(own), sum(s.prediction is None for s in own)) if own else (None, None)
 
 
-def _graded(prediction: Path, judge: str) -> pd.DataFrame | None:
-    path = prediction.with_name(f"{prediction.stem}_{judge}_result{prediction.suffix}")
-    return _table(path) if path.exists() else None
+def _hits(prediction: Path) -> Mapping[str, Any]:
+    """The verdict on each sample by its index, where upstream writes them: in a file named
+    after the judge. Of questions asked with their options rotated only the first has one."""
+    paths = sorted(prediction.parent.glob(f"{prediction.stem}_*_result{prediction.suffix}"))
+    table = _table(paths[-1]) if paths else None
+    if table is None or "hit" not in table:
+        return {}
+    return dict(zip(table["index"], table["hit"], strict=True))
 
 
-def _samples(cell: Cell, table: pd.DataFrame, run_dir: Path) -> tuple[Sample, ...]:
+def _samples(
+    cell: Cell, table: pd.DataFrame, hits: Mapping[str, Any], run_dir: Path
+) -> tuple[Sample, ...]:
     letters = [c for c in string.ascii_uppercase if c in table]
     pictures = run_dir / "upstream" / "vlmeval" / "LMUData" / "images" / cell.dataset.target
     return tuple(
@@ -138,7 +201,7 @@ def _samples(cell: Cell, table: pd.DataFrame, run_dir: Path) -> tuple[Sample, ..
             options={c: str(row[c]) for c in letters if row[c] != ""},
             answer=str(row.get("answer", "")),
             prediction=None if FAIL_MSG in row["prediction"] else str(row["prediction"]),
-            correct=_verdict(row.get("hit")),
+            correct=_verdict(hits.get(row["index"], row.get("hit"))),
             category=str(row.get("category", "")),
             images=_images(row, pictures, run_dir),
         )

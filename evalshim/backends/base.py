@@ -6,19 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from evalshim.spec import Cell, CellOutcome, RunSpec
+from evalshim.catalogue import Catalogue
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec
 
 
 class Backend(Protocol):
     # What people call the upstream.
     title: str
 
-    # Check what can be checked of the cells' data before anything is started; ConfigError.
+    # The variable in which a worker finds the judge's key.
+    judge_key_variable: str
+
+    # Check what can be checked of the cells before anything is started; ConfigError.
     def check(self, cells: Sequence[Cell], spec: RunSpec) -> None: ...
 
+    # The data that a dataset needs, as far as upstream says where it looks.
+    def needs(
+        self, dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None
+    ) -> list[Needed]: ...
+
+    # The folder in which an earlier run kept upstream's answers to a cell; None where it has none.
+    def earlier(self, cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None: ...
+
     # Write what upstream needs below `folder`; give the worker's job and its extra environment.
+    # `earlier` has, by cell, the folder to go on from.
     def prepare(
-        self, cells: Sequence[Cell], spec: RunSpec, folder: Path
+        self, cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
     ) -> tuple[dict[str, Any], dict[str, str]]: ...
 
     # Read back what upstream wrote for a cell, given the data of its `finished` event.

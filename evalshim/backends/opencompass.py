@@ -1,35 +1,114 @@
-"""OpenCompass: one generated configuration for all cells, one call of upstream's `main`."""
+"""OpenCompass: one configuration for all cells, generated or the user's own, one call of `main`."""
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalshim.adapters import opencompass_config, opencompass_outputs
-from evalshim.spec import Cell, CellOutcome, RunSpec, slug
+from evalshim.catalogue import Catalogue
+from evalshim.errors import ConfigError
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, RunSpec, own, slug
 
 title = "OpenCompass"
+judge_key_variable = "OC_JUDGE_API_KEY"
 
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
-    """Nothing yet: OpenCompass's own data files are looked for by OpenCompass."""
+    for cell in cells:
+        if not spec.config and not cell.model.api_base and not cell.model.module:
+            raise ConfigError(
+                f"{cell.model.name} cannot answer {cell.dataset.name}",
+                f"{cell.model.cls} is a model of VLMEvalKit's, {cell.dataset.name} a dataset of "
+                "OpenCompass",
+                "give the model an `api_base`, or one of `shim list models --backend opencompass`",
+            )
+
+
+def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:
+    if dataset.path or names is None:
+        return [Needed(str(dataset.path), True)] if dataset.path else []
+    paths: list[str] = []
+    for target in dataset.target.split():
+        stem = target.partition(":")[0].rpartition(".")[2]
+        paths += names.datasets.get(stem, {}).get("paths", ())
+    return [found for path in dict.fromkeys(paths) if (found := _needed(path, names))]
+
+
+def _needed(path: str, names: Catalogue) -> Needed | None:
+    """One data path, as get_data_path (opencompass/utils/datasets.py, 0.5.4) looks for it."""
+    known = names.data.get(path)
+    if known is None and not path.startswith(("./data/", "data/")):
+        return None  # a hub's name, or a word of its loader's own
+    local = str(known["local"] if known else path)
+    first = os.path.join(os.environ.get("COMPASS_DATA_CACHE", ""), local)  # noqa: PTH118 - as upstream
+    # download_dataset: the last name of DATASETS_URL that the path holds.
+    urls = [url for part, url in names.urls.items() if part in first]
+    if os.environ.get("DATASET_SOURCE") == "ModelScope" and (known or urls):
+        if known and known["modelscope"]:
+            source = f"https://www.modelscope.cn/datasets/{known['modelscope']}"
+            return Needed(path, False, source=source, cure="unset DATASET_SOURCE for local data")
+        return Needed(
+            path,
+            False,
+            problem="DATASET_SOURCE=ModelScope, and ModelScope does not have it",
+            cure="unset DATASET_SOURCE",
+        )
+    places = [Path(first), Path.home() / ".cache" / "opencompass" / local]
+    looked_for = tuple(str(place.absolute()) for place in places)
+    if any(place.exists() for place in places):
+        return Needed(looked_for[0], True)
+    ways = [
+        "put the data there, or set COMPASS_DATA_CACHE to the folder that has `data/`",
+        *(["or DATASET_SOURCE=ModelScope"] if known and known["modelscope"] else []),
+    ]
+    return Needed(
+        looked_for[0], False, source=urls[-1] if urls else "", looked_for=looked_for,
+        cure=", ".join(ways),
+    )  # fmt: skip
+
+
+def abbr(model: ModelSpec, spec: RunSpec) -> str:
+    """What upstream calls a model; a configuration of the user's says it itself."""
+    return model.name if spec.config else slug(model.name)
+
+
+def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
+    runs = (run_dir / "upstream" / "opencompass").glob(
+        f"*/predictions/{glob.escape(abbr(cell.model, spec))}"
+    )
+    found = sorted(path for path in runs if any(path.glob("*.json")))
+    return found[-1].parents[1] if found else None
 
 
 def prepare(
-    cells: Sequence[Cell], spec: RunSpec, folder: Path
+    cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    config = folder / "config.py"
     folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(opencompass_config.render(cells, spec), encoding="utf-8")
+    config = spec.config
+    if config is None:
+        config = folder / "config.py"
+        config.write_text(opencompass_config.render(cells, spec), encoding="utf-8")
+    judge = spec.judge
+    variables = {"OC_JUDGE_MODEL": judge.model, "OC_JUDGE_API_BASE": judge.api_base or ""}
     job = {
         "config": str(config),
-        "argv": ["--work-dir", str(folder), "--mode", spec.mode],
+        "native": spec.config is not None,
+        "limited": spec.limit is not None,
+        "arguments": {
+            **own(spec.upstream, "opencompass"),
+            "work_dir": str(folder),
+            "mode": spec.mode,
+        },
+        "reuse": {cell: str(path) for cell, path in earlier.items()},
         "cells": [
-            {"id": c.id, "model": slug(c.model.name), "dataset": c.dataset.name} for c in cells
+            {"id": c.id, "model": abbr(c.model, spec), "dataset": c.dataset.name} for c in cells
         ],
     }
-    return job, {}
+    return job, variables if judge.is_model and judge.api_base else {}
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evalshim import registry
 from evalshim.adapters import custom_data, vlmeval_args, vlmeval_outputs
-from evalshim.spec import Cell, CellOutcome, RunSpec, slug
+from evalshim.catalogue import Catalogue
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
 
 title = "VLMEvalKit"
+judge_key_variable = "EVALSHIM_JUDGE_KEY"
 
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
@@ -18,8 +24,46 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
             custom_data.check_mcq(path, spec.limit, answers=spec.mode == "all")
 
 
+def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:
+    if dataset.path:
+        return [Needed(str(dataset.path), True)]
+    if dataset.modality == "video":
+        return []  # each class of upstream's keeps its videos elsewhere, and fetches them
+    # ImageBaseDataset.load_data (0.0.20): $LMUData/<dataset>.tsv, or what lies at its URL.
+    name = str(dataset.upstream.get("dataset", dataset.target))
+    path = registry.lmudata() / f"{name}.tsv"
+    known = names.datasets.get(name, {}) if names else {}
+    if not path.exists():
+        # Without one its class knows another way, which upstream alone can say.
+        cure = f"put it there, or set LMUData to the folder that has {path.name}"
+        return (
+            [Needed(str(path), False, source=known["url"], cure=cure)] if known.get("url") else []
+        )
+    published = known.get("md5")
+    if spec.verify_data == "strict" and published and _md5(path) != published:
+        return [
+            Needed(
+                str(path),
+                False,
+                problem="it is not the published file (another MD5), and VLMEvalKit would "
+                "download that one over it",
+                cure="`verify_data: off` takes it as it is",
+            )
+        ]
+    return [Needed(str(path), True)]
+
+
+def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
+    label = slug(cell.model.name)
+    folder = run_dir / "upstream" / "vlmeval" / label
+    # Predictions, or those of a run that was cut short (infer_data_job, infer_data_job_video).
+    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl"
+    own = re.compile(re.escape(f"{label}_{cell.dataset.target}") + rf"(\.\w+|{cut_short})")
+    return folder if any(own.fullmatch(path.name) for path in folder.rglob("*")) else None
+
+
 def prepare(
-    cells: Sequence[Cell], spec: RunSpec, folder: Path
+    cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     # Upstream finds a custom set by name below $LMUData and unpacks its pictures there;
     # a folder of the run's own keeps two files of one name, and their pictures, apart.
@@ -28,23 +72,47 @@ def prepare(
         if dataset.path:
             custom_data.place(dataset.path, lmudata / f"{dataset.target}.tsv")
     job = {
+        "gpus": spec.gpus,
+        "verify_data": spec.verify_data,
+        "judge": vlmeval_args.judge_variables(spec.judge),
+        "judge_key": judge_key_variable,
         "cells": [
             {
                 "id": cell.id,
                 "dataset": cell.dataset.target,
+                "dataset_config": dict(cell.dataset.upstream) or None,
                 "label": slug(cell.model.name),
+                "class": cell.model.cls,
                 "model": vlmeval_args.model_arguments(cell.model),
                 "key_env": cell.model.key_variable,
-                "argv": vlmeval_args.run_arguments(cell, slug(cell.model.name), spec, folder),
+                "namespace": vlmeval_args.namespace(cell, spec, folder),
                 "limit": spec.limit,
                 "lmudata": str(lmudata) if cell.dataset.path else None,
+                "reuse": str(earlier[cell.id]) if cell.id in earlier else None,
+                "reuse_others": _others(cell, earlier),
             }
             for cell in cells
-        ]
+        ],
     }
     # Upstream's default, xlsx, loses a prediction that begins with a URL (VLMEvalKit#1689).
     return job, {"PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
 
 
+def _others(cell: Cell, earlier: Mapping[str, Path]) -> list[str]:
+    """The other datasets of the run that a cell goes on from; names may begin alike."""
+    if cell.id not in earlier:
+        return []
+    record = json.loads((earlier[cell.id].parents[2] / "run.json").read_text(encoding="utf-8"))
+    return sorted({c["dataset"] for c in record["cells"].values()} - {cell.dataset.target})
+
+
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:
     return vlmeval_outputs.read(cell, finished, run_dir, spec)
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

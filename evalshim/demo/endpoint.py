@@ -1,4 +1,4 @@
-"""The demo endpoint: OpenAI's chat completions over HTTP, answered by `answers`.
+"""The demo endpoint: OpenAI's chat and legacy completions over HTTP, answered by `answers`.
 
 It must stay honest and light: standard library only at import, nothing written
 to stderr while it serves, no authentication, no streaming, no state between
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import Any
@@ -26,6 +26,8 @@ from evalshim.demo import answers
 MODEL_ID = "evalshim-demo"
 
 _HOST = "127.0.0.1"
+_CHAT = "/v1/chat/completions"
+_LEGACY = "/v1/completions"
 
 
 class _BadRequest(Exception):
@@ -42,25 +44,34 @@ class Endpoint:
 
     Args:
         port: the port to listen on; 0 takes a free one.
-        latency: seconds slept before each completion.
+        models: the ids it serves, all by the same program; None serves any id.
+        latency: seconds slept before each request is answered.
         on_request: called for every POST, before it is answered, with `path`,
             `headers` (a plain dict) and `body` (the parsed JSON, or None);
             it runs in the request's thread, so several calls may overlap.
-        answer: what turns the messages of a request into the reply.
+        answer: what turns the messages of a chat into the reply; a legacy
+            prompt comes as the only message, the user's.
+
+    Attributes:
+        largest_parallel: the largest number of POSTs that were in flight, read but
+            not answered yet, at once since the last start.
     """
 
     def __init__(
         self,
         port: int = 0,
         *,
+        models: tuple[str, ...] | None = (MODEL_ID,),
         latency: float = 0.0,
         on_request: Callable[[dict[str, Any]], None] | None = None,
         answer: Callable[[list[dict[str, Any]]], str] = answers.answer,
     ) -> None:
+        self.models = models
         self.latency = latency
         self.on_request = on_request
         self.answer = answer
         self.stopping = threading.Event()
+        self.largest_parallel = 0
         self._port = port
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -75,6 +86,7 @@ class Endpoint:
         if self._server is not None:
             return
         self.stopping.clear()
+        self.largest_parallel = 0
         self._server = _Server(self, self._port)
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(
@@ -137,6 +149,7 @@ class _Server(ThreadingHTTPServer):
         self.endpoint = endpoint
         self._open: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._in_flight = 0
         super().__init__((_HOST, port), _Handler)
 
     def server_bind(self) -> None:
@@ -156,6 +169,18 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
+
+    @contextlib.contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request in for as long as the context lasts."""
+        with self._lock:
+            self._in_flight += 1
+            self.endpoint.largest_parallel = max(self.endpoint.largest_parallel, self._in_flight)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
 
     def drop_connections(self, timeout: float) -> None:
         """Close what clients keep alive and wait, `timeout` seconds in all, for its threads."""
@@ -183,14 +208,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._path() == "/v1/models":
-            model = {"id": MODEL_ID, "object": "model", "created": 0, "owned_by": "evalshim"}
-            self._reply(200, {"object": "list", "data": [model]})
+            served = self.server.endpoint.models
+            model = {"object": "model", "created": 0, "owned_by": "evalshim"}
+            data = [{"id": name, **model} for name in ((MODEL_ID,) if served is None else served)]
+            self._reply(200, {"object": "list", "data": data})
         else:
             self._reply_error(self._no_such_path())
 
     def do_POST(self) -> None:
         try:
-            self._reply(200, self._complete(self._read()))
+            raw = self._read()
+            # Ends before the reply leaves: the client's next request must not overlap this one.
+            with self.server.in_flight():
+                completion = self._complete(raw)
+            self._reply(200, completion)
         except _BadRequest as error:
             self._reply_error(error)
 
@@ -201,12 +232,15 @@ class _Handler(BaseHTTPRequestHandler):
             if endpoint.on_request is not None:
                 headers = dict(self.headers.items())
                 endpoint.on_request({"path": self.path, "headers": headers, "body": body})
-            if self._path() != "/v1/chat/completions":
+            path = self._path()
+            if path not in (_CHAT, _LEGACY):
                 raise self._no_such_path()
-            messages = _messages(body)
+            model = _model(body, endpoint.models)
+            chats = [_messages(body)] if path == _CHAT else _prompts(body)
             if endpoint.latency:
                 endpoint.stopping.wait(endpoint.latency)
-            return _completion(messages, endpoint.answer(messages))
+            replies = [endpoint.answer(messages) for messages in chats]
+            return _completion(path, model, chats, replies)
         except _BadRequest:
             raise
         except Exception as error:
@@ -220,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.path.partition("?")[0].rstrip("/")
 
     def _no_such_path(self) -> _BadRequest:
-        known = "GET /v1/models and POST /v1/chat/completions"
+        known = f"GET /v1/models, POST {_CHAT} and POST {_LEGACY}"
         message = f"no such path: {self.command} {self.path}; this endpoint has {known}"
         return _BadRequest(404, message, "not_found")
 
@@ -253,18 +287,24 @@ def _parse(raw: bytes) -> Any:
         return None
 
 
-def _messages(body: Any) -> list[dict[str, Any]]:
-    """The messages of a request body, once it is known to be one that can be answered."""
+def _model(body: Any, served: tuple[str, ...] | None) -> str:
+    """The model a request body asks for, once it is served and the reply need not stream."""
     if not isinstance(body, dict):
         raise _BadRequest(400, "the body is not a JSON object", "invalid_json")
     model = body.get("model")
     if not isinstance(model, str):
         raise _BadRequest(400, "`model` is missing or not a string", "invalid_model")
-    if model != MODEL_ID:
-        message = f"the model `{model}` does not exist; this endpoint serves `{MODEL_ID}`"
+    if served is not None and model not in served:
+        names = ", ".join(f"`{name}`" for name in served)
+        message = f"the model `{model}` does not exist; this endpoint serves {names}"
         raise _BadRequest(404, message, "model_not_found")
     if body.get("stream"):
         raise _BadRequest(400, "this endpoint does not stream", "unsupported_value")
+    return model
+
+
+def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a chat request, once they are known to be ones that can be answered."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _BadRequest(400, "`messages` is missing, empty or not a list", "invalid_messages")
@@ -273,21 +313,37 @@ def _messages(body: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def _completion(messages: list[dict[str, Any]], reply: str) -> dict[str, Any]:
-    """The chat completion for a reply; a token is a word between white space."""
-    asked = sum(len(answers.text_of(message).split()) for message in messages)
-    said = len(reply.split())
+def _prompts(body: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The prompts of a legacy request, each as a chat of one message."""
+    prompts = body.get("prompt")
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not isinstance(prompts, list) or not prompts:
+        raise _BadRequest(400, "`prompt` is missing, empty or not a string", "invalid_prompt")
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise _BadRequest(400, "a prompt is not a string", "invalid_prompt")
+    return [[{"role": "user", "content": prompt}] for prompt in prompts]
+
+
+def _completion(
+    path: str, model: str, chats: list[list[dict[str, Any]]], replies: list[str]
+) -> dict[str, Any]:
+    """The completion in the form of `path`; a token is a word between white space."""
+    asked = sum(len(answers.text_of(message).split()) for chat in chats for message in chat)
+    said = sum(len(reply.split()) for reply in replies)
+    prefix, kind = "cmpl", "text_completion"
+    contents: list[dict[str, Any]] = [{"text": reply} for reply in replies]
+    if path == _CHAT:
+        prefix, kind = "chatcmpl", "chat.completion"
+        contents = [{"message": {"role": "assistant", "content": reply}} for reply in replies]
     return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion",
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": kind,
         "created": int(time.time()),
-        "model": MODEL_ID,
+        "model": model,
         "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": reply},
-                "finish_reason": "stop",
-            }
+            {"index": index, **content, "finish_reason": "stop"}
+            for index, content in enumerate(contents)
         ],
         "usage": {
             "prompt_tokens": asked,

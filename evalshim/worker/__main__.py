@@ -14,7 +14,9 @@ stderr   Whatever upstream prints on either stream. A line that begins with \\x1
 The job
     {"backend": "vlmeval" | "opencompass", "secrets": [variable, ...], ...}
     `secrets` names the environment variables whose values no log may show. The
-    rest is read by the backend's module: run_vlmeval, run_opencompass, health.
+    rest is read by the backend's module: run_vlmeval, run_opencompass. Three more
+    look around only: "health", "catalogue" (with "upstream") and "describe" (with
+    "config", one of OpenCompass's).
 
 The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
@@ -24,6 +26,9 @@ The events, each {"event": kind, "cell": id or absent, ...}
     finished  status ("done" or "skipped"), error (why it was skipped), files
               {name: path}, further facts as the backend's adapter knows them
     failed    type, message, traceback
+    catalogue what the upstream knows by name (evalshim/catalogue.py)
+    counted   samples, requests, scorer: what a cell would ask, of a job with "count"
+    described what a configuration evaluates (run_opencompass.describe)
     done      the last event: all cells were reported
 The exit code is 0 after `done`; anything else is a worker that died.
 """
@@ -54,6 +59,14 @@ def main() -> None:
     channel.hide([os.environ.get(name, "") for name in job.get("secrets", ())])
     if job["backend"] == "health":
         from evalshim_worker import health as backend
+    elif job["backend"] == "catalogue":
+        from evalshim_worker import catalogue as backend
+    elif job["backend"] == "describe":
+        from evalshim_worker import run_opencompass as backend
+
+        channel.emit("described", **backend.describe(job["config"]))
+        channel.emit("done")
+        return
     elif job["backend"] == "vlmeval":
         from evalshim_worker import run_vlmeval as backend
     else:

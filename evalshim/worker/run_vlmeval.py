@@ -1,41 +1,66 @@
 """Evaluates cells with VLMEvalKit, through upstream's own `run.py`.
 
 Job, beside what `__main__` says:
-    cells: [{"id", "dataset", "label", "model": {keyword arguments of the model class}, "key_env",
-             "argv": [flags of run.py], "limit", "lmudata": folder or null}]
-`finished` adds: dataset_type, last_error (why the last answer that never came did not).
+    gpus:        processes of data-parallel inference (`ranks`)
+    verify_data: "off" takes data files that are not the published ones
+    judge:       variables that name the user's judge, in force while answers are graded
+    judge_key:   the variable that holds its key
+    count:       true: only say what each cell would ask (`counted`)
+    cells: [{"id", "dataset": upstream's name of it, "dataset_config": its class and arguments
+             or null, "label": upstream's name of the model, "class": of the model or null,
+             "model": {keyword arguments of that class}, "key_env",
+             "namespace": {attribute: value over what run.py's parser gives},
+             "limit", "lmudata": folder or null,
+             "reuse": folder with upstream's files of the model of an earlier run, or null,
+             "reuse_others": names of that run's other datasets}]
+`finished` adds: dataset_type, dataset_class, judge_model (upstream's name for it),
+judge_built, judge_failed (it did not work, and upstream did without), last_error (why the
+last answer that never came did not).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
+import shutil
 import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
-from . import channel, health, torchvision_ops
+from . import channel, health, ranks, torchvision_ops
 
 
 def run(job):
     begun = time.monotonic()
     torchvision_ops.install()
-    runner = _load_runner()
+    ranks.start(job)
+    runner = load_runner()
+    if job.get("verify_data") == "off":
+        _accept_local_files()
+    if job.get("gpus", 1) > 1:
+        ranks.without_cuda()
+    _notice_judges()
     health.announce("vlmeval", begun)
+    models = dict(runner.supported_VLM)
+    if job.get("count"):
+        for cell in job["cells"]:
+            _count(runner, cell)
+        return
     for cell in job["cells"]:
         channel.section(cell["id"])
         channel.emit("started", cell["id"])
         try:
-            _run_cell(runner, cell)
+            _run_cell(runner, cell, models, job)
         except Exception as error:
             channel.emit_failed(cell["id"], error)
         channel.section()
 
 
-def _load_runner():
+def load_runner():
     """Upstream's run.py: inside the package (ms-vlmeval), or at the root of a checkout."""
     if importlib.util.find_spec("vlmeval.run"):
         import vlmeval.run
@@ -53,31 +78,83 @@ def _load_runner():
     return module
 
 
-def _run_cell(runner, cell):
+def _count(runner, cell):
+    """Report what a cell would ask, with the dataset built as for a run."""
+    with _variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+        dataset = _build_dataset(
+            runner.build_dataset, runner, cell, (cell["dataset"],), dict(cell["namespace"])
+        )
+    dataset.data = taken(dataset.data, cell["limit"])
+    requests = len(dataset)
+    if getattr(dataset, "TYPE", "") == "MT":
+        prompts = [dataset.build_prompt(line) for _, line in dataset.data.iterrows()]
+        requests = sum(len(prompt) // 2 for prompt in prompts)
+    kind = f"{type(dataset).__name__}.evaluate ({getattr(dataset, 'TYPE', '')})"
+    channel.emit("counted", cell["id"], samples=len(dataset), requests=requests, scorer=kind)
+
+
+def _run_cell(runner, cell, models, job):
     if cell["lmudata"] and cell["dataset"] in _known_datasets():
         # Upstream would look for its own data under that name, and download over the user's.
         raise ValueError(
             f"{cell['dataset']} is a dataset of VLMEvalKit's own; name yours otherwise"
         )
     watch = _Watch(cell)
-    runner.supported_VLM[cell["label"]] = partial(_build_model, cell, watch)
-    runner.build_dataset = _limited(_upstream(runner, "build_dataset"), cell, watch)
+    runner.supported_VLM[cell["label"]] = partial(_build_model, cell, models, watch)
+    runner.build_dataset = _limited(_upstream(runner, "build_dataset"), runner, cell, watch, job)
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
-    before = os.environ.get("LMUData")
-    if cell["lmudata"]:
-        os.environ["LMUData"] = cell["lmudata"]
-    sys.argv = ["run.py", *cell["argv"]]
+    sys.argv = ["run.py"]
+    args = runner.parse_args()
+    vars(args).update(cell["namespace"])
+    if cell["reuse"]:
+        _copy_earlier(cell, Path(args.work_dir))
     try:
-        runner.run_local_mode(runner.parse_args())
+        with _variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+            if getattr(args, "api_mode", False):
+                # Grading in this process: what watches it cannot be pickled for another.
+                args.debug = True
+                runner.run_api_mode(args)
+            else:
+                runner.run_local_mode(args)
     finally:
         logging.getLogger("vlmeval").removeHandler(errors)
-        if cell["lmudata"]:
-            os.environ.pop("LMUData")
-            if before is not None:
-                os.environ["LMUData"] = before
+        runner.supported_VLM.clear()
+        runner.supported_VLM.update(models)
     _report(cell, watch, errors)
+
+
+def _copy_earlier(cell, work_dir):
+    """Put what an earlier run predicted where upstream looks for it: its files of this cell.
+
+    A checkout keeps them below a folder a run, with the status file that leads there.
+    """
+    source, label = Path(cell["reuse"]), cell["label"]
+    stem = f"{label}_{cell['dataset']}"
+    # MMBench_DEV_EN_V11 begins like MMBench_DEV_EN.
+    longer = tuple(
+        f"{label}_{name}" for name in cell["reuse_others"] if name.startswith(cell["dataset"])
+    )
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        mine = path.name.startswith(stem) and not (longer and path.name.startswith(longer))
+        place = work_dir / label / path.relative_to(source)
+        if (mine or path.name == "status.json") and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+@contextlib.contextmanager
+def _variables(values):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _known_datasets():
@@ -101,7 +178,11 @@ def _report(cell, watch, errors):
         status="skipped" if skipped and skipped != "mode_infer" else "done",
         error=skipped or "",
         files=watch.files,
-        dataset_type=getattr(watch.dataset, "TYPE", ""),
+        dataset_type=str(getattr(watch.dataset, "TYPE", "")),
+        dataset_class=type(watch.dataset).__name__,
+        judge_model=watch.judge_model,
+        judge_built=watch.judge_built,
+        judge_failed=watch.judge_failed,
         last_error=channel.redact(watch.last_error),
     )
 
@@ -117,6 +198,9 @@ class _Watch:
         self.total = 0
         self.done = 0
         self.last_error = ""
+        self.judge_model = ""
+        self.judge_built = False
+        self.judge_failed = False
         self.lock = threading.Lock()
 
     def answered(self, failed, error):
@@ -127,22 +211,47 @@ class _Watch:
             channel.emit("progress", self.cell, done=self.done, total=self.total)
 
 
-def _build_model(cell, watch, **overrides):
+def _build_model(cell, models, watch, **overrides):
     """Upstream's model, with its answers counted.
+
+    `overrides` is what upstream hands to the local models of some names (use_vllm).
+    """
+    api_base = cell["model"].get("api_base")
+    arguments = dict(cell["model"]) if api_base else {**cell["model"], **overrides}
+    key = os.environ.get(cell["key_env"])
+    if key:
+        arguments["key"] = key
+    model = _model_class(cell["class"], models)(**arguments)
+    if api_base and hasattr(model, "api_base"):
+        # OpenAIWrapper (0.0.20) has addresses of its own for some model ids (`ernie`) and
+        # variables (BOYUE); the one that was asked for is the one that gets pictures and key.
+        model.api_base = api_base
+        if key and hasattr(model, "key"):
+            model.key = key
+    _count_answers(model, watch)
+    return model
+
+
+def _model_class(name, models):
+    """A configured model of upstream's, or a class.
 
     A checkout of open-compass/VLMEvalKit has no CustomAPIModel; GPT4V is the same
     two lines over OpenAIWrapper.
     """
     import vlmeval.api
+    import vlmeval.vlm
 
-    model_class = getattr(vlmeval.api, "CustomAPIModel", None) or vlmeval.api.GPT4V
-    key = os.environ[cell["key_env"]]
-    model = model_class(key=key, **{**cell["model"], **overrides})
-    # OpenAIWrapper (0.0.20) has addresses of its own for some model ids (`ernie`) and
-    # variables (BOYUE); the one that was asked for is the one that gets pictures and key.
-    model.api_base, model.key = cell["model"]["api_base"], key
+    if name and name != "CustomAPIModel":
+        if name in models:
+            return models[name]
+        return getattr(vlmeval.api, name, None) or getattr(vlmeval.vlm, name)
+    return getattr(vlmeval.api, "CustomAPIModel", None) or vlmeval.api.GPT4V
+
+
+def _count_answers(model, watch):
     local = threading.local()
     generate, generate_inner = model.generate, model.generate_inner
+    failure = getattr(model, "fail_msg", "Failed to obtain answer").strip()
 
     def remember(*args, **kwargs):
         local.error = ""
@@ -157,11 +266,12 @@ def _build_model(cell, watch, **overrides):
 
     def counted(*args, **kwargs):
         answer = generate(*args, **kwargs)
-        watch.answered(model.fail_msg.strip() in str(answer), getattr(local, "error", ""))
+        watch.answered(failure in str(answer), getattr(local, "error", ""))
         return answer
 
-    model.generate_inner, model.generate = remember, counted
-    return model
+    if getattr(model, "is_api", False):
+        model.generate_inner = remember
+    model.generate = counted
 
 
 # Patches of upstream: each wraps a function that run.py imported, anew for each cell.
@@ -173,18 +283,19 @@ def _upstream(runner, name):
     return getattr(function, "upstream", function)
 
 
-def _limited(build_dataset, cell, watch):
+def _limited(build_dataset, runner, cell, watch, job):
     """Take `limit` from the dataset: a fraction or a slice too, and in a checkout, whose
     run.py has no --limit, at all. 0.0.20 does the same with a count, in infer_data_job."""
 
     def limited(*args, **kwargs):
-        dataset = build_dataset(*args, **kwargs)
+        dataset = _build_dataset(build_dataset, runner, cell, args, kwargs)
         if dataset is not None:
             whole = len(dataset.data)
             dataset.data = taken(dataset.data, cell["limit"])
             if not len(dataset.data):
                 raise ValueError(f"limit {cell['limit']} takes none of {whole} samples")
-            watch.dataset, watch.total = dataset, len(dataset.data)
+            watch.dataset, watch.total = dataset, len(dataset)
+            dataset.evaluate = _judged(dataset.evaluate, watch, job)
             channel.emit("progress", cell["id"], done=0, total=watch.total)
         return dataset
 
@@ -192,11 +303,84 @@ def _limited(build_dataset, cell, watch):
     return limited
 
 
+def _build_dataset(build_dataset, runner, cell, args, kwargs):
+    """Upstream's way for what it is: `--config` for a class with arguments and for a video
+    setting, which build_dataset (0.0.20) gives arguments that it does not take."""
+    from vlmeval.dataset.video_dataset_config import supported_video_datasets
+
+    name = cell["dataset"]
+    if cell["dataset_config"] or name in supported_video_datasets:
+        return runner.build_dataset_from_config({name: cell["dataset_config"] or {}}, name)
+    return build_dataset(*args, **kwargs)
+
+
+def _judged(evaluate, watch, job):
+    """The user's judge stands in the environment while answers are graded, and not before:
+    upstream's own API models read the same variables."""
+
+    def judged(*args, **kwargs):
+        key = os.environ.get(job["judge_key"])
+        variables = {**job["judge"], **({"OPENAI_API_KEY": key} if key else {})}
+        _judges.clear()
+        with _variables(variables):
+            try:
+                return evaluate(*args, **kwargs)
+            finally:
+                watch.judge_built = bool(_judges)
+                watch.judge_failed = "dead" in _judges
+
+    return judged
+
+
+_judges = []  # of the evaluation under way: "built", and "dead" for one that does not work
+
+
+def _notice_judges():
+    """Learn what grades: where a judge does not work upstream (0.0.20) warns and does without."""
+    from vlmeval.api.base import BaseAPI
+
+    init, working = BaseAPI.__init__, BaseAPI.working
+
+    def built(self, *args, **kwargs):
+        _judges.append("built")
+        init(self, *args, **kwargs)
+
+    def observed(self):
+        works = working(self)
+        _judges.extend([] if works else ["dead"])
+        return works
+
+    BaseAPI.__init__, BaseAPI.working = built, observed
+
+
+class _Same(str):
+    """An MD5 that equals any other."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        return True
+
+    def __ne__(self, other):
+        return False
+
+
+def _accept_local_files():
+    """Take a dataset's file as it is: upstream (0.0.20) downloads over one with another MD5.
+
+    Each module of upstream's holds the function under its own name."""
+    same = _Same("local")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vlmeval.dataset") and hasattr(module, "md5"):
+            module.md5 = lambda path: same
+
+
 def _observed(upsert_dataset_status, watch):
     """Learn where upstream writes, and how it ended: run_local_mode returns nothing and
     swallows what a dataset raises (0.0.20)."""
 
     def observed(*args, **kwargs):
+        watch.judge_model = kwargs.get("judge_model") or watch.judge_model
         for key in ("skip_reason", "error_message"):
             if kwargs.get(key):
                 watch.status[key] = kwargs[key]

@@ -1,0 +1,63 @@
+"""Upstream's data-parallel inference without torchrun: the same variables, a process a GPU.
+
+VLMEvalKit's run.py reads RANK, WORLD_SIZE and their like when it is imported (0.0.20),
+and divides the samples among the ranks. This process is rank 0, the only one that
+reports; the others run the same job.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+from . import channel
+
+
+def start(job):
+    """Start the other ranks of a job that asks for more than one; before upstream's import."""
+    count = job.get("gpus", 1)
+    if count == 1 or "RANK" in os.environ:
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for rank in range(1, count):
+        own = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = subprocess.Popen(
+            [sys.executable, os.path.join(os.path.dirname(__file__), "__main__.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,  # one rank's events are enough
+            env=own,
+        )
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.flush()
+        threading.Thread(target=_follow, args=(process, rank), daemon=True).start()
+    os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
+
+
+def _follow(process, rank):
+    """A rank that died leaves the others waiting at the next barrier for an hour."""
+    code = process.wait()
+    if code:
+        channel.section()
+        sys.stderr.write(f"rank {rank} died (exit code {code})\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def without_cuda():
+    """Let ranks meet over gloo where there is no CUDA: run.py (0.0.20) asks for nccl."""
+    import torch
+    import torch.distributed as dist
+
+    init = dist.init_process_group
+    if not torch.cuda.is_available():
+        dist.init_process_group = lambda backend=None, **kwargs: init(backend="gloo", **kwargs)
