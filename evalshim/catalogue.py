@@ -14,7 +14,7 @@ from typing import Any
 
 from evalshim.spec import BackendName
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Catalogue:
         datasets: VLMEvalKit: name -> class, type, modality, url, md5. OpenCompass: name of
             a configuration file -> module, variables, sets (how many), type, paths.
         models: Name -> class and arguments (VLMEvalKit), or module and type (OpenCompass).
-        arguments: Argument of upstream's command -> flag, kind (`switch`, `value`, `list`),
-            default, choices; for VLMEvalKit also the fields of its argument class.
+        arguments: Argument of upstream's command -> flag, kind (`switch`, `value`, `optional`,
+            `list`), type, default, choices; for VLMEvalKit also the fields of its argument class.
         settings: Video settings of VLMEvalKit -> class, dataset, arguments.
-        classes: Classes of VLMEvalKit -> parameters, and whether it takes others (open).
+        classes: Classes of VLMEvalKit -> parameters, whether it takes others (open), and
+            whether it is one of datasets.
         data: OpenCompass: data path -> local path, id at ModelScope.
         urls: OpenCompass: part of a local path -> where it downloads that from by itself.
     """

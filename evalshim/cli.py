@@ -89,7 +89,7 @@ class _Run(click.Command):
 )  # fmt: skip
 @click.option("--retry", metavar="N", help="Tries of a call that fails.")
 @click.option("--work-dir", metavar="DIR", help="Where runs are written.  [default: outputs]")
-@click.option("--reuse", is_flag=True, default=None, help="Go on from the newest run of the same.")
+@click.option("--reuse", metavar="[RUN]", help="Go on from the newest run of the same, or RUN.")
 @click.option("--gpus", metavar="N", help="Data-parallel inference on N local GPUs.")
 @click.option("--fail-on", metavar="N", help="Unanswered samples a cell may have.  [default: 0]")
 @click.option("--verify-data", metavar="V", help="strict, or off for data files of your own.")
@@ -120,7 +120,8 @@ def run(
     spec = runs.specify(config, upstream=upstream, **options)
     if dry_run:
         planned = plans.counted(plans.plan(spec, say=_say))
-        shown = {"ready": planned.ready, "cells": planned.records()}
+        problems = [str(problem) for problem in planned.problems]
+        shown = {"ready": planned.ready, "problems": problems, "cells": planned.records()}
         click.echo(results.to_json(shown, indent=2) if as_json else plans.text(planned))
         ctx.exit(0 if planned.ready else 3)
     result = runs.execute(spec, command=sys.argv)

@@ -86,8 +86,9 @@ def _source(task: Task) -> str | Mapping[str, Any]:
 
 def _report(spec: RunSpec) -> list[dict[str, Any]]:
     wanted = {(m.name, d.name) for m in spec.models for d in spec.datasets}
-    for path in sorted(spec.work_dir.glob("*/results.json"), reverse=True):
-        found = results.load(path.parent)
+    runs = [path.parent for path in spec.work_dir.glob("*/results.json")]
+    for path in results.newest_first(run for run in runs if not run.is_symlink()):
+        found = results.load(path)
         if {(row.model, row.dataset) for row in found.rows} == wanted:
             return [*_vlmevalkit(found.path), *_opencompass(found.path)]
     raise ResultsError(

@@ -49,7 +49,7 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
     if path.suffix == ".py":
-        return {"config": str(path)}
+        return {"config": str(path.absolute())}
     json = path.suffix == ".json"
     raw = documents.parse_json(text, str(path)) if json else documents.parse(text, str(path))
     if raw is None:
@@ -172,6 +172,8 @@ def parse(
     _check_upstream(spec, backends, reading)
     for dataset in datasets:
         _check_frames(dataset, spec, reading)
+    if spec.gpus > 1 and "vlmeval" not in backends:
+        raise ConfigError(f"gpus: {spec.gpus}", "only VLMEvalKit divides samples among GPUs")
     if spec.gpus > 1 and (served := next((m.name for m in models if m.api_base), None)):
         raise ConfigError(
             f"gpus: {spec.gpus}", f"{served} is behind an endpoint", "gpus is for local models"
@@ -335,6 +337,14 @@ _OURS = {
     "base_url": "api_base of a model", "key": "key_env of a model", "dry_run": "--dry-run",
     "OPENAI_API_KEY": "judge", "OPENAI_API_BASE": "judge", "LOCAL_LLM": "judge",
 }  # fmt: skip
+# What get_config_from_arg (opencompass 0.5.4) does not look at beside a configuration.
+_WITHOUT_CONFIGURATION = (
+    "summarizer", "config_dir", "hf_type", "hf_path", "hf_num_gpus", "num_gpus", "model_kwargs",
+    "tokenizer_path", "tokenizer_kwargs", "peft_path", "peft_kwargs", "generation_kwargs",
+    "max_seq_len", "max_out_len", "min_out_len", "batch_size", "pad_token_id", "stop_words",
+    "custom_dataset_path", "custom_dataset_meta_path", "custom_dataset_data_type",
+    "custom_dataset_infer_method", "dataset_num_runs",
+)  # fmt: skip
 # Set by the upstreams themselves, or arguments of VLMEvalKit's OpenAIWrapper (0.0.20),
 # which would keep them from the body.
 _NOT_IN_BODY = (
@@ -365,8 +375,10 @@ def _model(
         values.setdefault("cls", values["name"])
         if values["model"] == "auto":
             raise ConfigError(f"{where}: no `api_base`", "`auto` asks an endpoint", _NO_MODELS)
-    elif "key_env" not in values:
-        values.setdefault("key", "EMPTY")
+    elif "key_env" not in values and values.get("cls") in (None, "CustomAPIModel"):
+        values.setdefault("key", "EMPTY")  # other classes have variables of their own
+    if "key" in own(values.get("upstream", {}), "vlmeval"):
+        raise ConfigError(f"{where}.upstream.key: not by upstream", "", "say it as key_env")
     if "cls" in values:
         values["module"] = _check_class(values, where, backends, reading)
     _check_key(values, where)
@@ -409,7 +421,8 @@ def _check_class(
     module = None
     for backend in backends:
         if names := reading.names(backend):
-            known += [*names.models, *names.classes]
+            classes = [n for n, signature in names.classes.items() if not signature["dataset"]]
+            known += [*names.models, *classes]
             module = module or names.models.get(name, {}).get("module")
     missing = [b for b in backends if reading.names(b) is None]
     # A checkout of open-compass/VLMEvalKit has no CustomAPIModel; the worker knows a way.
@@ -546,8 +559,8 @@ def _configured(
     """
     if names := reading.names("vlmeval"):
         signature = names.classes.get(found.cls)
-        if signature is None or found.cls not in {d["class"] for d in names.datasets.values()}:
-            classes = sorted({d["class"] for d in names.datasets.values()})
+        if signature is None or not signature["dataset"]:
+            classes = sorted(n for n, known in names.classes.items() if known["dataset"])
             raise ConfigError(
                 f"{where}.class: VLMEvalKit has no dataset class {found.cls}",
                 "",
@@ -578,6 +591,12 @@ def _check_upstream(spec: RunSpec, backends: Sequence[BackendName], reading: _Re
         for key in own(spec.upstream, backend):
             if key in _OURS:
                 raise ConfigError(f"{where}.{key}: not by {where}", "", f"say it as {_OURS[key]}")
+            if backend == "opencompass" and key in _WITHOUT_CONFIGURATION:
+                raise ConfigError(
+                    f"{where}.{key}: of no effect",
+                    "OpenCompass reads it only where no configuration says what to run",
+                    "`upstream` of a model has what is a model's",
+                )
             if key not in known:
                 raise ConfigError(
                     f"{where}: no argument `{key}` of {' or '.join(backends)}",
@@ -600,6 +619,12 @@ def _check_frames(dataset: DatasetSpec, spec: RunSpec, reading: _Reading) -> Non
         for key in ("fps", "nframe")
         if given.get(key) is not None
     ]
+    if sum(value > 0 for value in frames) > 1:
+        raise ConfigError(
+            f"{dataset.name}: both `fps` and `nframe`",
+            "a video is sampled by one of them",
+            "leave one out, or set it to 0",
+        )
     if settings and not any(value > 0 for value in frames):
         raise ConfigError(
             f"{dataset.name} is a video dataset without `fps` or `nframe`",

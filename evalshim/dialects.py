@@ -24,6 +24,8 @@ _MODEL = (
     "api_base", "key", "temperature", "max_tokens", "top_p", "seed", "retry", "timeout",
     "img_size", "img_detail", "system_prompt", "model_path",
 )  # fmt: skip
+# Classes of VLMEvalKit's that take the address of an OpenAI-compatible endpoint (0.0.20).
+_OPENAI = ("CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
 # Fields of VLMEvalKit's Arguments (0.0.20) for the model behind `base_url`, with the values
 # that run.py gives to LMDeployAPI where a user gives none.
 _BASE_URL = {
@@ -59,6 +61,8 @@ def with_base_url(models: list[Any], arguments: dict[str, Any]) -> list[Any]:
     given = {key: arguments.pop(key) for key in (*_BASE_URL, "extra_body") if key in arguments}
     url = arguments.pop("base_url")
     values = {**_BASE_URL, **{k: v for k, v in given.items() if v is not None}}
+    if arguments.pop("thinker", False):
+        values.update(timeout=values["timeout"] * 2, max_tokens=values["max_tokens"] * 2)
     body = values.pop("extra_body", None) or {}
     fields = {k: values.pop(k) for k in _MODEL if k in values}
     rest = {k: v for k, v in values.items() if v is not None}
@@ -72,6 +76,16 @@ def with_base_url(models: list[Any], arguments: dict[str, Any]) -> list[Any]:
         }
         for m in models
     ]
+
+
+def with_sampling(model: Any, arguments: Mapping[str, Any]) -> Any:
+    """`model` with the flags that VLMEvalKit has for the model behind an address."""
+    if not isinstance(model, Mapping):
+        return model
+    body = _json_object(arguments.get("extra_body") or {}, "--extra-body")
+    rest = {k: v for k, v in arguments.items() if k not in (*_MODEL, "extra_body")}
+    ours = {k: v for k, v in arguments.items() if k in _MODEL}
+    return {**model, **ours, "extra_body": {**model.get("extra_body", {}), **body, **rest}}
 
 
 def _evalscope(
@@ -115,11 +129,12 @@ def _evalscope_vlmevalkit(config: dict[str, Any]) -> tuple[dict[str, Any], Words
     ours = {
         "datasets": _prefixed(config.pop("data", None), "vlmeval"),
         "work_dir": config.pop("work_dir", None) or "outputs",
-        "judge": _judge(config),
+        "judge": judge(config),
     }
-    parallel = config.pop("nproc", None)
-    parallel = config.pop("api_nproc", None) if parallel is None else parallel
-    ours["concurrency"] = parallel
+    # The older name goes before the newer one (Arguments, 0.0.20).
+    parallel = config.pop("api_nproc", None)
+    older = config.pop("nproc", None)
+    ours["concurrency"] = parallel if older is None else older
     for key in ("mode", "limit", "reuse"):
         ours[key] = config.pop(key, None)
     models = config.pop("model", None)
@@ -129,6 +144,7 @@ def _evalscope_vlmevalkit(config: dict[str, Any]) -> tuple[dict[str, Any], Words
         ours["models"] = [_evalscope_model(m, i, config) for i, m in enumerate(models)]
     else:
         ours["models"] = models
+    config.pop("key", None)  # that of `base_url` alone
     # Arguments (0.0.20) takes eight frames of a video where nothing is said.
     fps = -1 if config.get("fps") is None else readers.number(-1)(config["fps"], "eval_config.fps")
     frames = {"nframe": 0} if fps > 0 else {"nframe": 8}
@@ -152,7 +168,7 @@ def _evalscope_model(raw: Any, position: int, config: Mapping[str, Any]) -> Any:
         raise readers.wrong(where, raw, "a mapping with `name`, or a model name of VLMEvalKit's")
     if "name" not in raw:
         raise ConfigError(f"{where}: no `name`", "", "CustomAPIModel, or a model of VLMEvalKit's")
-    rest = {key: value for key, value in raw.items() if key not in ("name", "type")}
+    rest = _no_none({key: value for key, value in raw.items() if key not in ("name", "type")})
     ours = {key: rest.pop(key) for key in _MODEL if key in rest}
     if raw["name"] != "CustomAPIModel":
         return {"name": raw["name"], "class": raw["name"], **ours, "upstream": rest}
@@ -181,7 +197,7 @@ def _evalscope_model(raw: Any, position: int, config: Mapping[str, Any]) -> Any:
 
 
 def _evalscope_opencompass(config: dict[str, Any]) -> tuple[dict[str, Any], Words]:
-    judge = _judge(config)
+    graded = judge(config)
     generation = config.pop("generation_kwargs", None) or {}
     generation = readers.body(generation, "eval_config.generation_kwargs")
     models = config.pop("models", None)
@@ -197,7 +213,7 @@ def _evalscope_opencompass(config: dict[str, Any]) -> tuple[dict[str, Any], Word
         "limit": limit,
         "reuse": config.pop("reuse", None),
         "mode": config.pop("mode", None),
-        "judge": judge,
+        "judge": graded,
         "upstream": {"opencompass": _no_none(config)},
     }
     words = {
@@ -258,7 +274,7 @@ def _vlmevalkit(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Words]:
         for name, fields in value.items():
             if not isinstance(fields, Mapping):
                 raise readers.wrong(f"{key}.{name}", fields, "a mapping, {} for a known name")
-            if fields and "class" not in fields:
+            if key == "data" and fields and "class" not in fields:
                 raise ConfigError(
                     f"{key}.{name}: no `class`",
                     "arguments are those of a class of VLMEvalKit's",
@@ -266,9 +282,13 @@ def _vlmevalkit(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Words]:
                 )
     models = []
     for name, fields in raw["model"].items():
-        rest = {key: value for key, value in fields.items() if key != "class"}
-        ours = {key: rest.pop(key) for key in _MODEL if key in rest}
-        models.append({"name": name, "class": fields.get("class", name), **ours, "upstream": rest})
+        rest = _no_none({key: value for key, value in fields.items() if key != "class"})
+        cls = fields.get("class", name)
+        # Each other class has its own idea of an address.
+        other = "class" in fields and (cls not in _OPENAI or rest.get("api_base") == "OFFICIAL")
+        kept = [key for key in _MODEL if key in rest and not (other and key == "api_base")]
+        ours = {key: rest.pop(key) for key in kept}
+        models.append({"name": name, "class": cls, **ours, "upstream": rest})
     datasets: list[Any] = []
     for name, fields in raw["data"].items():
         rest = dict(fields)
@@ -281,8 +301,8 @@ def _vlmevalkit(raw: Mapping[str, Any]) -> tuple[dict[str, Any], Words]:
     return {"models": models, "datasets": datasets}, {"models": "model", "datasets": "data"}
 
 
-def _judge(config: dict[str, Any]) -> Any:
-    """The judge that EvalScope's keys ask for; they leave `config`."""
+def judge(config: dict[str, Any]) -> Any:
+    """The judge that VLMEvalKit's and EvalScope's arguments ask for; they leave `config`."""
     key, base, model = (config.pop(name, None) for name in _JUDGE)
     named = config.pop("judge", None)
     url = config.pop("judge_base_url", None)
@@ -290,7 +310,7 @@ def _judge(config: dict[str, Any]) -> Any:
     if named == "exact_matching" or not (named or model or url):
         return named
     found = {
-        "model": named or model,
+        "model": model or named,  # LOCAL_LLM goes before whatever upstream wanted
         "api_base": url or (base if model else None),
         "key": secret or (key if model or base else None),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,28 @@ from evalshim.errors import ConfigError, did_you_mean
 from evalshim.spec import BackendName
 
 # Flags of upstream's with a short form (opencompass 0.5.4).
-_SHORT = {"-p": "--partition", "-q": "--quotatype", "-r": "--reuse", "-w": "--work-dir",
-          "-a": "--accelerator", "-m": "--mode", "-l": "--lark"}  # fmt: skip
+_SHORT = {
+    "-p": "--partition",
+    "-q": "--quotatype",
+    "-r": "--reuse",
+    "-w": "--work-dir",
+    "-a": "--accelerator",
+    "-m": "--mode",
+    "-l": "--lark",
+    "-sp": "--station-path",
+}
 # Flags of ours that several values may follow, as in upstream's commands (`--data A B`):
 # each value gets the flag again.
 _SEVERAL = ("--data", "--model")
+# Ours that may stand alone, and what is one of its values.
+_OPTIONAL = {"--reuse": re.compile(r"latest|true|false|\d{8}[-_]\d{6}\S*")}
 
 
 def split(
-    words: Sequence[str], ours: Sequence[str], switches: Sequence[str], backends: Sequence[Any]
+    words: Sequence[str],
+    ours: Sequence[str],
+    switches: Sequence[str],
+    backends: Sequence[BackendName],
 ) -> tuple[list[str], dict[str, Any]]:
     """What of a command line is ours, and the upstreams' arguments that the rest means.
 
@@ -43,6 +57,9 @@ def split(
         if flag in _SEVERAL and not equals:
             values = _values(rest)
             kept += [part for v in values for part in (flag, v)] or [flag]
+        elif flag in _OPTIONAL and not equals:
+            named = rest and _OPTIONAL[flag].fullmatch(rest[0])
+            kept += [flag, rest.pop(0) if named else "latest"]
         elif word == "--":
             kept += [word, *rest]
             break
@@ -53,15 +70,18 @@ def split(
             if flag in ours and flag not in switches and not equals and rest:
                 kept.append(rest.pop(0))
         else:
-            name, kind = argument
-            if kind == "switch":
+            name, kind, numeric = argument
+            alone = not equals and (not rest or rest[0].startswith("-"))
+            if kind == "switch" or (kind == "optional" and alone):
                 found[name] = True
             elif kind == "list":
                 found[name] = [value] if equals else _values(rest)
             else:
                 if not equals and (not rest or rest[0].startswith("--")):
                     raise ConfigError(f"{flag}: no value", "", f"e.g. {flag} VALUE")
-                found[name] = config.value(value if equals else rest.pop(0), flag)
+                text = value if equals else rest.pop(0)
+                # Text is text: the JSON of --judge-args, a key of digits.
+                found[name] = config.value(text, flag) if numeric else text
     return kept, found
 
 
@@ -107,7 +127,8 @@ def _unknown(flag: str, ours: Sequence[str], backends: Sequence[BackendName]) ->
     )
 
 
-def _argument(flag: str, backends: Sequence[BackendName]) -> tuple[str, str] | None:
+def _argument(flag: str, backends: Sequence[BackendName]) -> tuple[str, str, bool] | None:
+    """Name and kind of the argument that `flag` means, and whether its value is a number."""
     if not flag.startswith("--"):
         return None
     for backend in backends:
@@ -115,5 +136,5 @@ def _argument(flag: str, backends: Sequence[BackendName]) -> tuple[str, str] | N
         known: Mapping[str, Any] = names.arguments if names else {}
         for name, argument in known.items():
             if argument["flag"] == flag:
-                return name, str(argument["kind"])
+                return name, str(argument["kind"]), argument["type"] in ("int", "float")
     return None

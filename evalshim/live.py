@@ -26,7 +26,7 @@ import evalshim
 from evalshim import config, envs, process, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import EvalshimError
-from evalshim.plans import Plan, by_backend
+from evalshim.plans import Plan, by_backend, config_sha256
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
 from evalshim.spec import (
@@ -232,7 +232,8 @@ class LiveRun:
             dataset=cell.dataset.name,
             n=outcome.n,
             n_failed=outcome.n_failed,
-            n_judge_failed=0 if outcome.status == "scored" else None,
+            # How many of a judge's own calls failed upstream does not say.
+            n_judge_failed=None if outcome.status != "scored" or self._judged(outcome) else 0,
             scorer=outcome.scorer,
             judge_fallback=outcome.judge_fallback,
             status=outcome.status,
@@ -246,6 +247,9 @@ class LiveRun:
             )
             for metric in outcome.metrics
         ] or [bare]
+
+    def _judged(self, outcome: CellOutcome) -> bool:
+        return self.spec.judge.is_model and outcome.scorer == self.spec.judge.model
 
     def _is_degraded(self, outcome: CellOutcome) -> bool:
         if outcome.status == "failed":
@@ -277,6 +281,7 @@ class LiveRun:
             "exit_code": None,
             "started_at": now(),
             "finished_at": None,
+            "config_sha256": config_sha256(self.spec),
             "command": [process.redact(word, self.secrets) for word in command],
             "host": {
                 "name": socket.gethostname(),

@@ -6,8 +6,10 @@ interpreter, and so are the samples counted that a dry run shows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +21,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from evalshim import config, envs, process
+from evalshim import config, envs, process, results
 from evalshim.adapters import opencompass_config, vlmeval_args
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError, EvalshimError, SetupError
@@ -92,10 +94,10 @@ class Plan:
         dataset, counted = cell.dataset, self.counts.get(cell.id, {})
         native = self.spec.config is not None
         judge = self.spec.judge
-        scored = {"infer": "none: inference only"}.get(
-            self.spec.mode, str(counted.get("scorer") or "upstream's rule")
-        )
-        if dataset.answers == "private":
+        scored = str(counted.get("scorer") or "upstream's rule")
+        if self.spec.mode == "infer":
+            scored = "none: inference only"
+        elif dataset.answers == "private":
             scored = "none: its answers are not public"
         return {
             "model": cell.model.name,
@@ -182,7 +184,9 @@ def counted(planned: Plan) -> Plan:
     """The plan with its samples counted by the upstreams, where their data is there."""
     counts: dict[str, Mapping[str, Any]] = {}
     for name, part in by_backend(planned.cells).items():
-        there = [c for c in part if all(n.present for n in planned.needs[c.id])]
+        # What needs nothing that is known might be fetched.
+        needs = planned.needs
+        there = [c for c in part if needs[c.id] and all(n.present for n in needs[c.id])]
         if name not in planned.interpreters or not there or planned.spec.config:
             continue
         with tempfile.TemporaryDirectory(prefix="evalshim-") as folder:
@@ -227,15 +231,17 @@ def _of_upstreams_own(spec: RunSpec) -> tuple[RunSpec, tuple[Cell, ...]]:
             events = _ask(chosen, job, {}, Path(folder))
         except SetupError as error:
             raise ConfigError(
-                f"OpenCompass cannot read {spec.config}", error.why, "mend the configuration"
+                f"OpenCompass cannot read {spec.config}",
+                _last_of_traceback(error.why, spec.config),
+                "mend the configuration",
             ) from error
     found = next(e.data for e in events if e.kind == "described")
     cells: list[Cell] = []
-    for m in found["models"]:
-        model = ModelSpec(name=m["abbr"], model=m["path"] or m["abbr"])
-        for name in found["cells"]:
-            dataset = DatasetSpec(name=name, backend="opencompass", target=name)
-            cells.append(Cell(_cell_id(model.name, name, cells), model, dataset))
+    paths = {m["abbr"]: m["path"] or m["abbr"] for m in found["models"]}
+    for abbr, name in found["pairs"]:
+        model = ModelSpec(name=abbr, model=paths.get(abbr, abbr))
+        dataset = DatasetSpec(name=name, backend="opencompass", target=name)
+        cells.append(Cell(_cell_id(abbr, name, cells), model, dataset))
     if not cells:
         raise ConfigError(
             f"{spec.config} evaluates nothing",
@@ -246,6 +252,14 @@ def _of_upstreams_own(spec: RunSpec) -> tuple[RunSpec, tuple[Cell, ...]]:
         own = found["work_dir"] or spec.work_dir
         spec = replace(spec, work_dir=Path(own).expanduser().absolute())
     return spec, tuple(cells)
+
+
+def _last_of_traceback(text: str, config: Path | None) -> str:
+    """The exception at the end of a traceback, and the line of the configuration it is about."""
+    lines = text.splitlines()
+    places = [re.search(rf'{re.escape(str(config))}", (line \d+)', line) for line in lines]
+    where = [place[1] for place in places if place]
+    return ": ".join([*where[-1:], *lines[-1:]])
 
 
 def _ask(
@@ -280,18 +294,20 @@ def _interpreters(
 
 def _fetchable(need: Needed) -> Needed:
     """What would be fetched from a place that cannot be reached is missing."""
-    host = urlsplit(need.source).hostname
-    if need.present or need.problem or not host or _reachable(host):
+    url = urlsplit(need.source)
+    port = url.port or (80 if url.scheme == "http" else 443)
+    if need.present or need.problem or not url.hostname or _reachable(url.hostname, port):
         return need
     return replace(need, problem=f"it would come from {need.source}, which cannot be reached")
 
 
 @cache
-def _reachable(host: str) -> bool:
-    if any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+def _reachable(host: str, port: int) -> bool:
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if any(value for name, value in os.environ.items() if name.lower() in proxies):
         return True  # the proxy's business
     try:
-        socket.create_connection((host, 443), timeout=3).close()
+        socket.create_connection((host, port), timeout=3).close()
     except OSError:
         return False
     return True
@@ -301,8 +317,14 @@ def _missing_data(missing: Sequence[tuple[Cell, Needed]]) -> list[SetupError]:
     return [
         SetupError(
             f"no data for {cell.dataset.name}: {need.path}",
-            f"looked for {' and '.join(need.looked_for or (need.path,))}"
-            + (f"; {need.problem}" if need.problem else ""),
+            "; ".join(
+                part
+                for part in (
+                    f"looked for {' and '.join(need.looked_for)}" if need.looked_for else "",
+                    need.problem,
+                )
+                if part
+            ),
             need.cure,
         )
         for cell, need in {(c.dataset.name, n.path): (c, n) for c, n in missing}.values()
@@ -320,18 +342,18 @@ def _earlier(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
     else:
         found = spec.work_dir.glob("*/run.json") if spec.work_dir.is_dir() else ()
         folders = [p.parent for p in found if not p.parent.is_symlink()]
-        # 20260102-030405-10 is newer than 20260102-030405-2.
-        runs = sorted(folders, key=lambda p: (p.name[:15], len(p.name), p.name), reverse=True)
+        runs = results.newest_first(folders)
     earlier: dict[str, Path] = {}
     asked = [(run, _identities(run)) for run in runs]
     for cell in cells:
-        wanted = _identity(_plain(cell, spec))
+        wanted = _identity(_plain(cell, spec), config_sha256(spec))
         for run, identities in asked:
             place = BACKENDS[cell.dataset.backend].earlier(cell, spec, run)
             if place and wanted in identities:
                 earlier[cell.id] = place
                 break
-    lacking = [c for c in cells if c.id not in earlier and not _is_group(c, spec)]
+    # An average over sets of a configuration of OpenCompass's has no predictions of its own.
+    lacking = [c for c in cells if c.id not in earlier] if not spec.config or not earlier else []
     if spec.mode == "eval" and lacking:
         raise ConfigError(
             "no predictions to score",
@@ -343,11 +365,6 @@ def _earlier(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
     return earlier
 
 
-def _is_group(cell: Cell, spec: RunSpec) -> bool:
-    # An average over sets of a configuration of OpenCompass's has no predictions of its own.
-    return spec.config is not None
-
-
 def _plain(cell: Cell, spec: RunSpec) -> dict[str, Any]:
     """A cell as a run with nothing else would keep it in config.yaml."""
     if spec.config:
@@ -355,19 +372,27 @@ def _plain(cell: Cell, spec: RunSpec) -> dict[str, Any]:
     return config.plain(replace(spec, models=(cell.model,), datasets=(cell.dataset,)))
 
 
-def _identity(raw: Mapping[str, Any]) -> str:
+def _identity(raw: Mapping[str, Any], config_sha256: str | None = None) -> str:
     """What makes two cells the same work, as text."""
     if "config" in raw:
-        return str(raw["config"])
+        return f"{raw['config']} {config_sha256}"
     model = {k: v for k, v in raw["models"][0].items() if k not in _NO_IDENTITY}
-    return json.dumps([model, raw["datasets"][0], raw.get("limit")], sort_keys=True, default=str)
+    # How many frames of a video are shown may stand among the arguments of the run.
+    asked = [model, raw["datasets"][0], raw.get("limit"), raw.get("upstream")]
+    return json.dumps(asked, sort_keys=True, default=str)
+
+
+def config_sha256(spec: RunSpec) -> str | None:
+    """The hash of a configuration of OpenCompass's own, by which a run says what it was."""
+    return hashlib.sha256(spec.config.read_bytes()).hexdigest() if spec.config else None
 
 
 def _identities(run: Path) -> set[str]:
     try:
         raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         if "config" in raw:
-            return {_identity(raw)}
+            header = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            return {_identity(raw, header["config_sha256"])}
         return {
             _identity({**raw, "models": [m], "datasets": [d]})
             for m in raw["models"]

@@ -81,7 +81,12 @@ def reuse(value: Any, where: str) -> bool | str:
     """Whether to go on from an earlier run, or the id of the run; `latest` is true."""
     if value in ("latest", True):
         return True
-    return False if value in (None, False) else text(value, where)
+    if value in (None, False):
+        return False
+    found = text(value, where)
+    if Path(found).name != found:
+        raise wrong(where, value, "true, or the id of a run in the work directory")
+    return found
 
 
 def verify_data(value: Any, where: str) -> str:

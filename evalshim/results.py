@@ -131,6 +131,11 @@ def load(path: Path) -> RunResult:
         raise ResultsError(f"cannot read {file}", repr(error)) from error
 
 
+def newest_first(runs: Iterable[Path]) -> list[Path]:
+    """Run directories by age: 20260102-030405-10 is newer than 20260102-030405-2."""
+    return sorted(runs, key=lambda p: (p.name[:15], len(p.name), p.name), reverse=True)
+
+
 def render(result: RunResult, form: str) -> str:
     """The rows as `table`, `csv`, `json` or `md`."""
     if form == "csv":

@@ -21,6 +21,12 @@ from evalshim.plans import Plan
 from evalshim.results import RunResult
 from evalshim.spec import ModelSpec, RunSpec
 
+# Flags of VLMEvalKit's for a model behind an address (run.py, 0.0.20).
+_SAMPLING = (
+    "key", "temperature", "max_tokens", "top_p", "timeout", "top_k", "repetition_penalty",
+    "extra_body",
+)  # fmt: skip
+
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -97,7 +103,15 @@ def specify(
         raw["models"] = dialects.with_base_url(list(model), upstream)
     elif model or api_base:
         raw["models"] = config.with_models(raw.get("models"), model, api_base)
-    if retry is not None and isinstance(raw.get("models"), list):
+    sampled = {key: upstream.pop(key) for key in _SAMPLING if key in upstream and api_base}
+    if sampled and isinstance(raw.get("models"), list):
+        raw["models"] = [dialects.with_sampling(m, sampled) for m in raw["models"]]
+    if "judge_base_url" in upstream or "judge_key" in upstream:
+        raw["judge"] = dialects.judge({**upstream, "judge": options.pop("judge", None)})
+        upstream = {k: v for k, v in upstream.items() if k not in ("judge_base_url", "judge_key")}
+    if retry is not None and "config" in raw:
+        upstream["retry"] = config.value(retry, "--retry")
+    elif retry is not None and isinstance(raw.get("models"), list):
         tries = config.value(retry, "--retry")
         named = [{"name": m} if isinstance(m, str) else m for m in raw["models"]]
         raw["models"] = [{**m, "retry": tries} if isinstance(m, dict) else m for m in named]
@@ -106,7 +120,12 @@ def specify(
             f"{backend}:{name}" if backend and ":" not in name else name for name in data
         ]
     if upstream:
-        raw["upstream"] = {**readers.upstream(raw.get("upstream", {}), "upstream"), **upstream}
+        of_file = readers.upstream(raw.get("upstream", {}), "upstream")
+        for backend in BACKENDS:
+            # What stands under a backend would win over what is said for all.
+            nested = {k: v for k, v in of_file.get(backend, {}).items() if k not in upstream}
+            of_file = {**of_file, **({backend: nested} if backend in of_file else {})}
+        raw["upstream"] = {**of_file, **upstream}
     for key, value in options.items():
         if value is not None:
             plain = key in ("work_dir", "python") or not isinstance(value, str)

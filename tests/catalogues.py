@@ -18,11 +18,13 @@ def _setting(cls: str, dataset: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _class(*parameters: str, takes_others: bool) -> dict[str, Any]:
-    return {"parameters": sorted(parameters), "open": takes_others}
+    shows = "dataset" in parameters
+    return {"parameters": sorted(parameters), "open": takes_others, "dataset": shows}
 
 
 def _argument(flag: str | None, kind: str = "value", default: Any = None) -> dict[str, Any]:
-    return {"flag": flag, "kind": kind, "default": default, "choices": None}
+    of = "float" if flag in ("--temperature", "--retry", "--max-num-workers") else "str"
+    return {"flag": flag, "kind": kind, "type": of, "default": default, "choices": None}
 
 
 def _sets(module: str, variable: str, sets: int, *paths: str) -> dict[str, Any]:

@@ -140,8 +140,8 @@ class TestNames:
         }  # fmt: skip
         assert found.models == {"small": {"class": "Small", "arguments": {"size": 7}}}
         assert found.classes == {
-            "Mine": {"parameters": ["dataset", "skip_noimg"], "open": False},
-            "Small": {"parameters": ["size", "temperature"], "open": True},
+            "Mine": {"parameters": ["dataset", "skip_noimg"], "open": False, "dataset": True},
+            "Small": {"parameters": ["size", "temperature"], "open": True, "dataset": False},
         }
         assert {name: (a["flag"], a["kind"]) for name, a in found.arguments.items()} == {
             "data": ("--data", "list"), "verbose": ("--verbose", "switch"),

@@ -234,7 +234,7 @@ class TestVlmevalkit:
         [
             ({"data": ["MMBench_DEV_EN"]}, ("data: ['MMBench", "a mapping of names")),
             ({"model": {}}, ("model: {}", "a mapping of names")),
-            ({"model": {"gpt": {"model": "gpt-4o"}}}, ("model.gpt: no `class`",)),
+            ({"model": {"gpt": {"model": "gpt-4o"}}}, ("gpt is no model that vlmeval knows",)),
             ({"data": {"a": {"dataset": "MMBench_DEV_EN"}}}, ("data.a: no `class`",)),
             ({"data": {"a": 5}}, ("data.a: 5", "a mapping")),
             ({"limit": 5}, ("unknown key in VLMEvalKit's configuration: limit", "model, data")),

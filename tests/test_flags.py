@@ -66,7 +66,7 @@ def test_a_flag_without_its_value_is_left_for_our_parser_to_refuse(split: Split)
     ("words", "found"),
     [
         (["--use-vllm"], {"use_vllm": True}),
-        (["--judge-args", '{"max_tokens": 8}'], {"judge_args": {"max_tokens": 8}}),
+        (["--judge-args", '{"max_tokens": 8}'], {"judge_args": '{"max_tokens": 8}'}),
         (["--temperature", "0"], {"temperature": 0}),
         (["--max-num-workers=4"], {"max_num_workers": 4}),
         (["--stop-words", "a", "b", "--slurm"], {"stop_words": ["a", "b"], "slurm": True}),
@@ -87,7 +87,9 @@ def test_a_flag_of_an_upstream_becomes_its_argument(
     [
         (["-w", "out"], ["--work-dir", "out"]),
         (["-m", "eval"], ["--mode", "eval"]),
-        (["-r"], ["--reuse"]),
+        (["-r"], ["--reuse", "latest"]),
+        (["-r", "20260102-030405", "eval.yaml"], ["--reuse", "20260102-030405", "eval.yaml"]),
+        (["--reuse", "eval.yaml"], ["--reuse", "latest", "eval.yaml"]),
         (["--work-dir", "out", "--retry", "3"], ["--work-dir", "out", "--retry", "3"]),
     ],
 )
@@ -109,8 +111,8 @@ def test_an_assignment_is_one_value(split: Split, flag: str) -> None:
 
 
 def test_a_value_that_is_not_yaml_is_refused(split: Split) -> None:
-    with pytest.raises(ConfigError, match="--judge-args: the value is not YAML"):
-        split("--judge-args", "{a: ")
+    with pytest.raises(ConfigError, match="--temperature: the value is not YAML"):
+        split("--temperature", "{a: ")
 
 
 def test_a_flag_that_nobody_knows_is_refused_with_near_ones(split: Split) -> None:

@@ -34,6 +34,8 @@ set_0 = [dict(d, path='/data/my gsm8k', abbr='mine', reader_cfg=dict(d['reader_c
 test_range='[:3]')) for d in set_0]
 set_1 = [*set_1_0]
 set_1 = [dict(d, reader_cfg=dict(d['reader_cfg'], test_range='[:3]')) for d in set_1]
+taken = [d['abbr'] for d in set_0]
+set_1 = [dict(d, abbr=d['abbr'] + '-mmlu') if d['abbr'] in taken else d for d in set_1]
 datasets = [*set_0, *set_1]
 cells = {
     'mine': {'datasets': [d['abbr'] for d in set_0], 'groups': [g['name'] for g in []]},

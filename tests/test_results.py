@@ -27,7 +27,7 @@ COLUMNS = [
 ]  # fmt: skip
 HEADER = {
     "schema_version", "run_id", "evalshim_version", "status", "exit_code", "started_at",
-    "finished_at", "command", "host", "backends", "cells",
+    "finished_at", "command", "host", "backends", "cells", "config_sha256",
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",

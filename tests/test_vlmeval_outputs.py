@@ -47,6 +47,7 @@ class Run:
             "files": {"prediction": str(self.prediction), "status": str(self.status)},
             "dataset_type": "MCQ",
             "dataset_class": "ImageMCQDataset",
+            "img_root": str(self.images),
             "judge_model": "exact_matching",
             "judge_built": False,
             "judge_failed": False,
@@ -311,19 +312,25 @@ def test_pictures_of_a_sample_in_their_order(run: Callable[[str], Run]) -> None:
 @pytest.mark.parametrize(
     ("cell", "images"),
     [
-        ("/data/a.png", ("/data/a.png",)),
-        ("['/data/a.png', '/data/b.png']", ("/data/a.png", "/data/b.png")),
-        ("[draft] a.png", ("[draft] a.png",)),
+        ("{}/a.png", ("{}/a.png",)),
+        ("['{0}/a.png', '{0}/b.png']", ("{0}/a.png", "{0}/b.png")),
+        ("[draft] a.png", ("upstream/vlmeval/LMUData/images/demo_shapes/[draft] a.png",)),
+        ("{}/gone.png", ()),
     ],
 )
 def test_pictures_that_the_file_names(
-    run: Callable[[str], Run], cell: str, images: tuple[str, ...]
+    run: Callable[[str], Run], tmp_path: Path, cell: str, images: tuple[str, ...]
 ) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
     scored = _without_grades(run("scored"))
-    scored.prediction.write_text(f"index\timage_path\tprediction\n0\t{cell}\tA\n")
+    for path in (data / "a.png", data / "b.png", scored.images / "[draft] a.png"):
+        path.touch()
+    text = cell.format(data)
+    scored.prediction.write_text(f"index\timage_path\tprediction\n0\t{text}\tA\n")
 
     [sample] = scored.read("infer").samples
-    assert sample.images == images
+    assert sample.images == tuple(image.format(data) for image in images)
 
 
 def test_text_that_looks_like_a_missing_value_stays_text(run: Callable[[str], Run]) -> None:

@@ -55,6 +55,13 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
         parts = [f"*set_{i}_{j}" for j in range(len(dataset.target.split()))]
         lines.append(f"set_{i} = [{', '.join(parts)}]")
         lines += _changes(f"set_{i}", dataset, spec.limit)
+        if i:
+            # Two configurations of one set bear one `abbr`, by which upstream names results.
+            lines.append(f"taken = [d['abbr'] for d in {' + '.join(f'set_{k}' for k in range(i))}]")
+            lines.append(
+                f"set_{i} = [dict(d, abbr=d['abbr'] + {'-' + slug(dataset.name)!r})"
+                f" if d['abbr'] in taken else d for d in set_{i}]"
+            )
     lines.append("datasets = [" + ", ".join(f"*set_{i}" for i in range(len(datasets))) + "]")
     lines.append("cells = {")
     for i, dataset in enumerate(datasets):

@@ -187,9 +187,10 @@ def _details(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _verdict(found: Mapping[str, Any], equal: bool) -> bool | None:
-    if "correct" in found:
-        correct = found["correct"]
-        return bool(correct[0] if isinstance(correct, list) and correct else correct)
+    # Code is `is_correct`; of several tries the first.
+    verdict = found.get("correct", found.get("is_correct"))
+    if verdict is not None:
+        return bool(verdict[0] if isinstance(verdict, list) and verdict else verdict)
     return _is_equal(found) if equal else None
 
 

@@ -29,16 +29,17 @@ def model_arguments(model: ModelSpec) -> dict[str, Any]:
     That class is `vlmeval.api.CustomAPIModel` where the model names none.
     """
     given = {name: getattr(model, name) for name in _ARGUMENTS}
+    further = own(model.upstream, "vlmeval")
     found = {
         **model.extra_body,
         **{name: value for name, value in given.items() if value is not None},
-        **own(model.upstream, "vlmeval"),
+        **further,
     }
     if model.api_base:
         found["api_base"] = f"{model.api_base}/chat/completions"
     # A configuration of upstream's has the id of its model already.
     if model.cls in (None, "CustomAPIModel", "LMDeployAPI") or model.model != model.name:
-        found["model"] = model.model
+        found["model"] = further.get("model", model.model)
     return found
 
 
@@ -48,7 +49,7 @@ def namespace(cell: Cell, spec: RunSpec, work_dir: Path) -> dict[str, Any]:
     Args:
         work_dir: Where upstream writes.
     """
-    found = {
+    found: dict[str, Any] = {
         "data": [cell.dataset.target],
         "model": [slug(cell.model.name)],
         "work_dir": str(work_dir),
@@ -60,7 +61,11 @@ def namespace(cell: Cell, spec: RunSpec, work_dir: Path) -> dict[str, Any]:
     if cell.model.retry is not None:
         # Without it run.py puts its own default in the place of the model's.
         found["retry"] = cell.model.retry
-    return {**found, **own(spec.upstream, "vlmeval")}
+    found.update(own(spec.upstream, "vlmeval"))
+    if not isinstance(found.get("reuse_aux", ""), str):
+        # Its argument class and its parser take a truth value; what follows them does not.
+        found["reuse_aux"] = "all" if found["reuse_aux"] else "none"
+    return found
 
 
 def judge_name(judge: JudgeSpec) -> str | None:

@@ -36,6 +36,7 @@ FAIL_MSG = "Failed to obtain answer via API."
 # What report_acc writes is a mean of hits; the other types' evaluate methods report percent,
 # and these classes count, or grade on a scale of their own.
 _FRACTION_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld")
+_FRACTION_CLASSES = ("VideoMME", "WorldSense")
 _COUNTING = ("OCRBench", "MVBench", "MVBench_MP4", "MMDUDataset", "MMBenchVideo")
 # Where no judge answers, upstream matches options and yes or no exactly.
 _MATCHED_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Y/N", "Video-MCQ")
@@ -58,7 +59,8 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     predictions = _table(files["prediction"])
     failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
     n = len(predictions)
-    samples = _samples(cell, predictions, _hits(files["prediction"]), run_dir)
+    pictures = Path(finished["img_root"]) if finished.get("img_root") else None
+    samples = _samples(cell, predictions, _hits(files["prediction"]), pictures, run_dir)
     if n and failed == n:
         reason = f"no answer from {cell.model.api_base or cell.model.name} to any of {n} samples"
         last = finished.get("last_error")
@@ -109,6 +111,9 @@ def _metrics(
     found = []
     for key, value in values.items():
         subset, name = _place(key, finished["dataset_type"])
+        counts = _counts(subset, samples)
+        if key == primary and counts == (None, None):
+            counts = _counts("overall", samples)  # a total by a name of its own: `Final Score`
         found.append(
             Metric(
                 subset,
@@ -117,7 +122,7 @@ def _metrics(
                 _unit(key, value, cell, finished),
                 key == primary,
                 table or status,
-                *_counts(subset, samples),
+                *counts,
             )
         )
     return tuple(found)
@@ -127,7 +132,8 @@ def _unit(key: str, value: Any, cell: Cell, finished: Mapping[str, Any]) -> Unit
     # MME sums two scores of up to 100 for each category.
     if finished["dataset_class"] in _COUNTING or cell.dataset.target == "MME":
         return "raw"
-    if finished["dataset_type"] in _FRACTION_TYPES:
+    kinds = {finished["dataset_type"], finished["dataset_class"]}
+    if kinds & {*_FRACTION_TYPES, *_FRACTION_CLASSES}:
         return "fraction"
     percent = isinstance(value, (int, float)) and 0 <= value <= 100 and key != "CIDEr"
     return "percent" if percent else "raw"
@@ -142,6 +148,8 @@ def _primary(values: Mapping[str, Any], named: Any) -> str | None:
     if named in values:
         return str(named)
     overall = [key for key in values if key.rsplit("|", 1)[-1].lower() == "overall"]
+    # Of `short|overall` and `overall|overall` the one that is so throughout.
+    overall.sort(key=lambda key: _place(key, "")[0] != "overall")
     return next(iter(overall), None) or next(iter(values), None)
 
 
@@ -167,8 +175,9 @@ def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | N
     own = [
         sample
         for sample in samples
-        if subset
-        in ("overall", sample.subset, sample.category, f"{sample.subset}/{sample.category}")
+        # POPE's samples are of several categories: `adversarial,popular,random`.
+        if subset in ("overall", sample.subset, *sample.category.split(","), sample.category)
+        or subset == f"{sample.subset}/{sample.category}"
     ]
     # Upstream abbreviates some categories (MMB_abbrs): no sample bears such a name.
     return (len(own), sum(s.prediction is None for s in own)) if own else (None, None)
@@ -185,10 +194,13 @@ def _hits(prediction: Path) -> Mapping[str, Any]:
 
 
 def _samples(
-    cell: Cell, table: pd.DataFrame, hits: Mapping[str, Any], run_dir: Path
+    cell: Cell,
+    table: pd.DataFrame,
+    hits: Mapping[str, Any],
+    pictures: Path | None,
+    run_dir: Path,
 ) -> tuple[Sample, ...]:
     letters = [c for c in string.ascii_uppercase if c in table]
-    pictures = run_dir / "upstream" / "vlmeval" / "LMUData" / "images" / cell.dataset.target
     return tuple(
         Sample(
             run_id=run_dir.name,
@@ -216,14 +228,20 @@ def _verdict(hit: Any) -> bool | None:
         return None
 
 
-def _images(row: Mapping[Any, Any], pictures: Path, run_dir: Path) -> tuple[str, ...]:
-    if row.get("image_path"):
-        return tuple(as_list(str(row["image_path"])))
-    # ImageBaseDataset.dump_image: <index>.png, or <index>_<k>.png where there are several.
-    one = pictures / f"{row['index']}.png"
-    several = (pictures / f"{row['index']}_{k}.png" for k in itertools.count())
-    found = [one] if one.exists() else itertools.takewhile(Path.exists, several)
-    return tuple(str(p.relative_to(run_dir)) for p in found)
+def _images(row: Mapping[Any, Any], pictures: Path | None, run_dir: Path) -> tuple[str, ...]:
+    """The pictures of a sample that are files, as upstream unpacks them into `pictures`."""
+    found = [Path(name) for name in as_list(str(row.get("image_path") or "")) if name]
+    if pictures:
+        found = [path if path.is_absolute() else pictures / path for path in found]
+        # ImageBaseDataset.dump_image: <index>.png, or <index>_<k>.png where there are several.
+        one = [pictures / f"{row['index']}.png"]
+        several = (pictures / f"{row['index']}_{k}.png" for k in itertools.count())
+        found = found or one
+        if not any(path.is_file() for path in found):
+            found = list(itertools.takewhile(Path.is_file, several))
+    inside = [path.relative_to(run_dir) if path.is_relative_to(run_dir) else path
+              for path in found if path.is_file()]  # fmt: skip
+    return tuple(map(str, inside))
 
 
 def _table(path: Path) -> pd.DataFrame:

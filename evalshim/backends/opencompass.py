@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,24 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, Run
 title = "OpenCompass"
 judge_key_variable = "OC_JUDGE_API_KEY"
 
+_OF_ENDPOINTS = ("temperature", "top_p", "seed", "system_prompt", "timeout", "extra_body", "retry")
+
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
+    asked = own(spec.upstream, "opencompass")
+    if scheduler := next((k for k in ("slurm", "dlc") if asked.get(k) and not spec.config), None):
+        raise ConfigError(
+            f"{scheduler} is for configurations of OpenCompass's own",
+            "what is generated here runs in one process, beside its endpoint",
+            "write a .py configuration, and give that to `shim run`",
+        )
     for cell in cells:
+        if lost := [k for k in _OF_ENDPOINTS if cell.model.module and getattr(cell.model, k)]:
+            raise ConfigError(
+                f"{cell.model.name}: {', '.join(lost)}",
+                "OpenCompass's local models have no such argument",
+                "say it in the model's own words, under its `upstream`",
+            )
         if not spec.config and not cell.model.api_base and not cell.model.module:
             raise ConfigError(
                 f"{cell.model.name} cannot answer {cell.dataset.name}",
@@ -49,6 +63,8 @@ def _needed(path: str, names: Catalogue) -> Needed | None:
     urls = [url for part, url in names.urls.items() if part in first]
     if os.environ.get("DATASET_SOURCE") == "ModelScope" and (known or urls):
         if known and known["modelscope"]:
+            if (_modelscope() / known["modelscope"]).exists():
+                return Needed(path, True)
             source = f"https://www.modelscope.cn/datasets/{known['modelscope']}"
             return Needed(path, False, source=source, cure="unset DATASET_SOURCE for local data")
         return Needed(
@@ -71,17 +87,22 @@ def _needed(path: str, names: Catalogue) -> Needed | None:
     )  # fmt: skip
 
 
+def _modelscope() -> Path:
+    """Where modelscope (1.40) keeps the datasets that it fetched."""
+    home = os.environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope" / "hub"
+    return Path(home) / "datasets"
+
+
 def abbr(model: ModelSpec, spec: RunSpec) -> str:
     """What upstream calls a model; a configuration of the user's says it itself."""
     return model.name if spec.config else slug(model.name)
 
 
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
-    runs = (run_dir / "upstream" / "opencompass").glob(
-        f"*/predictions/{glob.escape(abbr(cell.model, spec))}"
-    )
-    found = sorted(path for path in runs if any(path.glob("*.json")))
-    return found[-1].parents[1] if found else None
+    model = abbr(cell.model, spec)  # of a user's own configuration it may hold slashes
+    runs = (run_dir / "upstream" / "opencompass").glob("*/predictions")
+    found = sorted(path.parent for path in runs if any((path / model).rglob("*.json")))
+    return found[-1] if found else None
 
 
 def prepare(

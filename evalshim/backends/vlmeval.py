@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ judge_key_variable = "EVALSHIM_JUDGE_KEY"
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
     for path in dict.fromkeys(c.dataset.path for c in cells):
         if path:
-            custom_data.check_mcq(path, spec.limit, answers=spec.mode == "all")
+            custom_data.check_mcq(path, spec.limit, answers=spec.mode != "infer")
 
 
 def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:
@@ -33,6 +32,10 @@ def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[
     name = str(dataset.upstream.get("dataset", dataset.target))
     path = registry.lmudata() / f"{name}.tsv"
     known = names.datasets.get(name, {}) if names else {}
+    # The name that it had once, which upstream renames (prepare_tsv).
+    legacy = path.with_name(str(known.get("url")).rpartition("/")[2])
+    if not path.exists() and legacy.is_file():
+        path = legacy
     if not path.exists():
         # Without one its class knows another way, which upstream alone can say.
         cure = f"put it there, or set LMUData to the folder that has {path.name}"
@@ -89,21 +92,12 @@ def prepare(
                 "limit": spec.limit,
                 "lmudata": str(lmudata) if cell.dataset.path else None,
                 "reuse": str(earlier[cell.id]) if cell.id in earlier else None,
-                "reuse_others": _others(cell, earlier),
             }
             for cell in cells
         ],
     }
     # Upstream's default, xlsx, loses a prediction that begins with a URL (VLMEvalKit#1689).
     return job, {"PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
-
-
-def _others(cell: Cell, earlier: Mapping[str, Path]) -> list[str]:
-    """The other datasets of the run that a cell goes on from; names may begin alike."""
-    if cell.id not in earlier:
-        return []
-    record = json.loads((earlier[cell.id].parents[2] / "run.json").read_text(encoding="utf-8"))
-    return sorted({c["dataset"] for c in record["cells"].values()} - {cell.dataset.target})
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

@@ -7,6 +7,7 @@ signatures only: nothing is built, nothing is downloaded.
 import argparse
 import importlib
 import inspect
+import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -52,6 +53,7 @@ def _arguments(parser):
         action.dest: {
             "flag": next((o for o in action.option_strings if o.startswith("--")), None),
             "kind": _kind(action),
+            "type": getattr(action.type, "__name__", "str"),
             "default": _plain(action.default),
             "choices": _plain(action.choices),
         }
@@ -63,6 +65,8 @@ def _arguments(parser):
 def _kind(action):
     if action.nargs == 0:
         return "switch"
+    if action.nargs == "?":
+        return "optional"
     return "list" if action.nargs in ("+", "*") else "value"
 
 
@@ -99,29 +103,31 @@ def _vlmeval():
         switch = isinstance(field.default, bool)
         arguments.setdefault(
             field.name,
-            {"flag": None, "kind": "switch" if switch else "value", "default": default,
-             "choices": None},
+            {"flag": None, "kind": "switch" if switch else "value", "type": "str",
+             "default": default, "choices": None},
         )  # fmt: skip
     return {
         "datasets": datasets,
         "settings": {name: _setting(value) for name, value in supported_video_datasets.items()},
         "models": {name: _named(value) for name, value in supported_VLM.items()},
         "classes": {
-            **{cls.__name__: _signature(cls) for cls in vlmeval.dataset.DATASET_CLASSES},
-            **_classes(vlmeval.api),
-            **_classes(vlmeval.vlm),
+            **{c.__name__: _signature(c, "build_prompt") for c in vlmeval.dataset.DATASET_CLASSES},
+            **_classes(vlmeval.dataset, "build_prompt"),
+            **_classes(vlmeval.api, "generate"),
+            **_classes(vlmeval.vlm, "generate"),
         },
         "arguments": arguments,
     }
 
 
 def _dataset(cls, name):
-    url = getattr(cls, "DATASET_URL", {}).get(name) or None
+    url = getattr(cls, "DATASET_URL", {}).get(name)
+    url = url[0] if isinstance(url, list) and url else url
     return {
         "class": cls.__name__,
         "type": str(getattr(cls, "TYPE", "")),
         "modality": str(getattr(cls, "MODALITY", "")).lower(),
-        "url": url,
+        "url": url if str(url).startswith("http") else None,
         "md5": getattr(cls, "DATASET_MD5", {}).get(name) or None,
     }
 
@@ -138,29 +144,32 @@ def _setting(value):
     return {**named, "dataset": named["arguments"].get("dataset")}
 
 
-def _classes(module):
+def _classes(module, method):
     found = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
-    return {name: _signature(cls) for name, cls in found.items() if hasattr(cls, "generate")}
+    return {n: _signature(cls, method) for n, cls in found.items() if hasattr(cls, method)}
 
 
-def _signature(cls):
-    """What a class may be given by keyword, its bases' where it hands keywords on."""
-    parameters, passes_on = {}, True
+def _signature(cls, method):
+    """What a class may be given by keyword: a model's its bases' too, where it hands on
+    keywords; of a dataset's upstream keeps what its own `__init__` names."""
+    parameters = {}
     for base in cls.__mro__:
-        if not passes_on or "__init__" not in vars(base):
+        if "__init__" not in vars(base):
             continue
         try:
             own = inspect.signature(base.__init__).parameters.values()
         except (TypeError, ValueError):
             break
-        passes_on = any(p.kind is p.VAR_KEYWORD for p in own)
         for p in own:
             if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                 parameters[p.name] = True
+        if method == "build_prompt" or all(p.kind is not p.VAR_KEYWORD for p in own):
+            break
     first = inspect.signature(cls.__init__).parameters.values()
     return {
         "parameters": sorted(parameters),
         "open": any(p.kind is p.VAR_KEYWORD for p in first),
+        "dataset": method == "build_prompt",
     }
 
 
@@ -174,7 +183,8 @@ def _opencompass():
     # In upstream's order (get_config_from_arg): the first file of a name is the one it takes.
     places = [("datasets", "datasets"), ("datasets", "dataset_collections"), ("models", "models")]
     files = [(kind, path) for kind, package in places for path in _files(root, package)]
-    with ProcessPoolExecutor() as pool:  # 2,000 files, half a minute for one
+    # 2,000 files, half a minute for one; a spawned process would not find this package.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
         entries = pool.map(_configuration, [(root, *file) for file in files], chunksize=20)
         for (kind, path), entry in zip(files, entries, strict=True):
             if entry:

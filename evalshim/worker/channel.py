@@ -7,6 +7,9 @@ import sys
 import threading
 import traceback
 
+# Set in the processes that only share the inference of another (`ranks`).
+RANK = "EVALSHIM_RANK"
+
 _lock = threading.Lock()
 _events = None
 _hidden = []
@@ -37,6 +40,8 @@ def emit_failed(cell, error):
 
 def section(cell=None):
     """What is printed from here on belongs to the log of `cell`."""
+    if os.environ.get(RANK):
+        return  # its words are among those of rank 0, who says where they belong
     sys.stdout.flush()
     sys.stderr.flush()
     os.write(2, f"\x1e{cell or ''}\n".encode())

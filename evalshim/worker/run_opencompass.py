@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from glob import glob
+from glob import escape, glob
 
 from . import catalogue, channel, health
 
@@ -63,11 +63,17 @@ def _count(job):
     config = Config.fromfile(job["config"], format_python_code=False)
     sizes, scorers = {}, {}
     for dataset in config.datasets:
-        sizes[dataset["abbr"]] = len(build_dataset_from_cfg(dataset).test)
+        try:
+            sizes[dataset["abbr"]] = len(build_dataset_from_cfg(dataset).test)
+        except Exception:  # what cannot be built is not counted
+            traceback.print_exc()
+            continue
         evaluator = dataset["eval_cfg"]["evaluator"]["type"]
         scorers[dataset["abbr"]] = getattr(evaluator, "__name__", str(evaluator))
     for cell in job["cells"]:
         own = config.cells[cell["dataset"]]["datasets"]
+        if not sizes.keys() >= set(own):
+            continue
         total = sum(sizes[abbr] for abbr in own)
         names = ", ".join(sorted({scorers[abbr] for abbr in own}))
         channel.emit("counted", cell["id"], samples=total, requests=total, scorer=names)
@@ -122,17 +128,26 @@ def describe(path):
         raw = get_config_from_arg(Namespace(config=path, accelerator=None)).to_dict()
     datasets = [_abbr(d, "dataset") for d in raw.get("datasets", ())]
     models = [_abbr(m, "model") for m in raw.get("models", ())]
+    pairs = [
+        [_abbr(m, "model"), _abbr(d, "dataset")]
+        for one in raw.get("model_dataset_combinations") or [raw]
+        for m in one.get("models", ())
+        for d in one.get("datasets", ())
+    ]
     groups = (raw.get("summarizer") or {}).get("summary_groups", ())
     cells = {abbr: {"datasets": [abbr], "groups": []} for abbr in datasets}
     for group in groups:
         subsets = {s if isinstance(s, str) else s[0] for s in group.get("subsets", ())}
         if subsets and subsets <= cells.keys():
             cells[group["name"]] = {"datasets": [], "groups": [group["name"]]}
+            whole = [m for m in models if all([m, s] in pairs for s in subsets)]
+            pairs += [[m, group["name"]] for m in whole]
     return {
         "models": [
             {"abbr": abbr, "path": str(m.get("path", ""))}
-            for abbr, m in zip(models, raw["models"], strict=True)
+            for abbr, m in zip(models, raw.get("models", ()), strict=True)
         ],
+        "pairs": pairs,
         "work_dir": raw.get("work_dir"),
         "cells": cells,
     }
@@ -174,12 +189,11 @@ def _earlier(job, parts):
         source = (job.get("reuse") or {}).get(cell["id"])
         for abbr in parts[cell["dataset"]]["datasets"] if source else ():
             # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
-            for path in glob(os.path.join(source, "predictions", cell["model"], f"*{abbr}*.json")):
-                name = os.path.basename(path).removesuffix(".json").removeprefix("tmp_")
-                if name == abbr or name.rpartition("_")[0] == abbr:
-                    place = os.path.join(
-                        job["arguments"]["work_dir"], stamp, "predictions", cell["model"]
-                    )
+            folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
+            for path in glob(os.path.join(escape(os.path.join(source, folder)), "*.json")):
+                stem = os.path.basename(path).removesuffix(".json").removeprefix("tmp_")
+                if stem == name or stem.rpartition("_")[0] == name:
+                    place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
                     os.makedirs(place, exist_ok=True)
                     shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
                     found = {"reuse": stamp}
@@ -254,9 +268,9 @@ class _Tally:
 
     def finish(self, work_dir):
         # Below it upstream made a folder for its one run.
-        folders = sorted(p for p in glob(os.path.join(work_dir, "*")) if os.path.isdir(p))
+        folders = sorted(p for p in glob(os.path.join(escape(work_dir), "*")) if os.path.isdir(p))
         self.work_dir = self.work_dir or (folders[-1] if folders else work_dir)
-        summary = sorted(glob(os.path.join(self.work_dir or "", "summary", "*.csv")))
+        summary = sorted(glob(os.path.join(escape(self.work_dir or ""), "summary", "*.csv")))
         for cell, part in self.parts.items():
             errors = self.failed.get(cell, {})
             if "" in errors or (errors and len(errors) >= len(part["datasets"])):
@@ -288,10 +302,15 @@ class _Tally:
         return {abbr: path for abbr, path in paths.items() if os.path.exists(path)}
 
     def _logs(self, cell):
-        """What upstream's own runner kept of a task that went wrong: the last log there is."""
+        """The log that upstream's own runner kept of the first stage that left nothing."""
         found = {}
+        answered = self._files("predictions", cell)
         for (model, abbr), owner in self.cells.items():
-            for stage in ("infer", "eval") if owner == cell else ():
-                paths = glob(os.path.join(self.work_dir, "logs", stage, model, f"{abbr}*.out"))
-                found.update((abbr, path) for path in sorted(paths))
+            if owner == cell:
+                stage = "eval" if abbr in answered else "infer"
+                place = os.path.join(self.work_dir, "logs", stage, model)
+                paths = glob(os.path.join(escape(place), "*.out"))
+                # A task of several sets is logged under the first of them.
+                own = [p for p in paths if os.path.basename(p).startswith(abbr)]
+                found.update((abbr, path) for path in sorted(own or paths)[-1:])
         return found

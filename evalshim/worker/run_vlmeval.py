@@ -11,11 +11,10 @@ Job, beside what `__main__` says:
              "model": {keyword arguments of that class}, "key_env",
              "namespace": {attribute: value over what run.py's parser gives},
              "limit", "lmudata": folder or null,
-             "reuse": folder with upstream's files of the model of an earlier run, or null,
-             "reuse_others": names of that run's other datasets}]
-`finished` adds: dataset_type, dataset_class, judge_model (upstream's name for it),
-judge_built, judge_failed (it did not work, and upstream did without), last_error (why the
-last answer that never came did not).
+             "reuse": folder with upstream's files of the model of an earlier run, or null}]
+`finished` adds: dataset_type, dataset_class, img_root (where it unpacks pictures),
+judge_model (upstream's name for it), judge_built, judge_failed (it did not work, and
+upstream did without), last_error (why the last answer that never came did not).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
@@ -41,14 +40,18 @@ def run(job):
     runner = load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
-    if job.get("gpus", 1) > 1:
-        ranks.without_cuda()
+    together = job.get("gpus", 1) > 1 and not job.get("count")
+    if together:
+        ranks.join()
     _notice_judges()
     health.announce("vlmeval", begun)
     models = dict(runner.supported_VLM)
     if job.get("count"):
         for cell in job["cells"]:
-            _count(runner, cell)
+            try:
+                _count(runner, cell)
+            except Exception as error:
+                channel.emit_failed(cell["id"], error)
         return
     for cell in job["cells"]:
         channel.section(cell["id"])
@@ -57,6 +60,10 @@ def run(job):
             _run_cell(runner, cell, models, job)
         except Exception as error:
             channel.emit_failed(cell["id"], error)
+            if together:  # where the other ranks are now nobody knows
+                raise
+        if together:
+            ranks.wait()
         channel.section()
 
 
@@ -131,15 +138,14 @@ def _copy_earlier(cell, work_dir):
     A checkout keeps them below a folder a run, with the status file that leads there.
     """
     source, label = Path(cell["reuse"]), cell["label"]
-    stem = f"{label}_{cell['dataset']}"
-    # MMBench_DEV_EN_V11 begins like MMBench_DEV_EN.
-    longer = tuple(
-        f"{label}_{name}" for name in cell["reuse_others"] if name.startswith(cell["dataset"])
-    )
+    # Predictions, or those of a run that was cut short: of an API, of video, of a local model.
+    # Grades stay behind: upstream would keep those of another judge.
+    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl"
+    stem, dataset = re.escape(f"{label}_{cell['dataset']}"), re.escape(cell["dataset"])
+    mine = re.compile(rf"{stem}(\.\w+|{cut_short})|\d+_{dataset}\.pkl|status\.json")
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        mine = path.name.startswith(stem) and not (longer and path.name.startswith(longer))
         place = work_dir / label / path.relative_to(source)
-        if (mine or path.name == "status.json") and not place.exists():
+        if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
 
@@ -180,6 +186,7 @@ def _report(cell, watch, errors):
         files=watch.files,
         dataset_type=str(getattr(watch.dataset, "TYPE", "")),
         dataset_class=type(watch.dataset).__name__,
+        img_root=getattr(watch.dataset, "img_root", None),
         judge_model=watch.judge_model,
         judge_built=watch.judge_built,
         judge_failed=watch.judge_failed,
