@@ -257,8 +257,10 @@ def _of_upstreams_own(spec: RunSpec) -> tuple[RunSpec, tuple[Cell, ...]]:
 def _last_of_traceback(text: str, config: Path | None) -> str:
     """The exception at the end of a traceback, and the line of the configuration it is about."""
     lines = text.splitlines()
-    places = [re.search(rf'{re.escape(str(config))}", (line \d+)', line) for line in lines]
-    where = [place[1] for place in places if place]
+    # Python calls a text that it parses without a file <unknown>.
+    own = rf'"({re.escape(str(config))}|<unknown>)", (line \d+)'
+    places = [re.search(own, line) for line in lines]
+    where = [place[2] for place in places if place]
     return ": ".join([*where[-1:], *lines[-1:]])
 
 
