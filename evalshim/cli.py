@@ -173,9 +173,16 @@ def _datasets(pattern: str, backend: str | None, type: str | None) -> list[dict[
     ]
 
 
-def _models(pattern: str, backend: str | None) -> list[dict[str, Any]]:
-    found = registry.list_models(backend, pattern)
-    return [{"name": m.name, "backend": m.backend, "upstream": m.target} for m in found]
+def _models(pattern: str, backend: str | None, type: str | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": m.name,
+            "backend": m.backend,
+            "upstream": m.target,
+            "type": m.type if m.type != m.target else "",
+        }
+        for m in registry.list_models(backend, pattern, type)
+    ]
 
 
 def _backends(pattern: str, backend: str | None) -> list[dict[str, Any]]:
@@ -190,7 +197,8 @@ def _backends(pattern: str, backend: str | None) -> list[dict[str, Any]]:
 
 _TYPE = click.option("--type", metavar="T", help="Only this kind: MCQ, VQA, Y/N, gen, ...")
 _listing("datasets", "Every dataset name of the installed upstreams.", _datasets, _TYPE)
-_listing("models", "Every model that the installed upstreams know by name.", _models)
+_CLASS = click.option("--type", metavar="T", help="Only those of this class: GPT4V, ...")
+_listing("models", "Every model that the installed upstreams know by name.", _models, _CLASS)
 _listing("backends", "The upstreams, and whether their environments are there.", _backends)
 
 

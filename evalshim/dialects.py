@@ -80,7 +80,7 @@ def with_base_url(models: list[Any], arguments: dict[str, Any]) -> list[Any]:
 
 def with_sampling(model: Any, arguments: Mapping[str, Any]) -> Any:
     """`model` with the flags that VLMEvalKit has for the model behind an address."""
-    if not isinstance(model, Mapping):
+    if not isinstance(model, Mapping) or "api_base" not in model or not arguments:
         return model
     body = _json_object(arguments.get("extra_body") or {}, "--extra-body")
     rest = {k: v for k, v in arguments.items() if k not in (*_MODEL, "extra_body")}

@@ -155,7 +155,7 @@ def setup(
         asked = (source, python)
         if current and not upgrade and current.pins == pins:
             if asked == (current.source, current.python):
-                _complete_names(backend, say)
+                _complete_names(backend, current.source, say)
                 return current
             if asked == (None, None):
                 # Somebody asked for this one; a plain set-up is content with it.
@@ -220,10 +220,15 @@ def names(
     return catalogue.read(path)
 
 
-def _complete_names(backend: BackendName, say: Callable[[str], None]) -> None:
-    """Collect what an environment knows that was made by a version without this."""
+def _complete_names(backend: BackendName, source: str | None, say: Callable[[str], None]) -> None:
+    """Collect anew what an environment knows whose checkout has changed, or whose names an
+    older version collected."""
     place = prefix(backend)
-    if catalogue.read(place / CATALOGUE) is None:
+    known = catalogue.read(place / CATALOGUE)
+    if known and source and Path(source).is_dir():
+        newest = max((p.stat().st_mtime for p in Path(source).rglob("*.py")), default=0)
+        known = None if newest > (place / CATALOGUE).stat().st_mtime else known
+    if known is None:
         say(f"{backend}: collecting the names that it knows")
         _, collected = _ask(python_of(place), backend, "catalogue", managed=True)
         catalogue.write(place / CATALOGUE, backend, collected)

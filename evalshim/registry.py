@@ -111,23 +111,27 @@ def list_datasets(
     )
 
 
-def list_models(backend: str | None = None, pattern: str = "*") -> list[UpstreamModel]:
+def list_models(
+    backend: str | None = None, pattern: str = "*", type: str | None = None
+) -> list[UpstreamModel]:
     """Every model that an installed upstream knows by name, sorted.
 
     Args:
         backend: Only this upstream's.
         pattern: As of `list_datasets`.
+        type: Only those of this class, case ignored.
     """
-    return sorted(
-        (
-            UpstreamModel(name, b, entry.get("module") or entry["class"])
-            for b in BACKENDS
-            if backend in (None, b) and (catalogue := envs.names(b))
-            for name, entry in catalogue.models.items()
-            if matches(name, pattern)
-        ),
-        key=lambda m: (m.name, m.backend),
-    )
+    found = [
+        UpstreamModel(
+            name, b, entry.get("module") or entry["class"], entry.get("class") or entry["type"]
+        )
+        for b in BACKENDS
+        if backend in (None, b) and (catalogue := envs.names(b))
+        for name, entry in catalogue.models.items()
+        if matches(name, pattern)
+    ]
+    chosen = [m for m in found if type is None or m.type.lower() == type.lower()]
+    return sorted(chosen, key=lambda m: (m.name, m.backend))
 
 
 def known(backend: BackendName) -> bool:

@@ -103,9 +103,10 @@ def specify(
         raw["models"] = dialects.with_base_url(list(model), upstream)
     elif model or api_base:
         raw["models"] = config.with_models(raw.get("models"), model, api_base)
-    sampled = {key: upstream.pop(key) for key in _SAMPLING if key in upstream and api_base}
-    if sampled and isinstance(raw.get("models"), list):
-        raw["models"] = [dialects.with_sampling(m, sampled) for m in raw["models"]]
+    models = raw.get("models")
+    if isinstance(models, list) and any(isinstance(m, dict) and "api_base" in m for m in models):
+        sampled = {key: upstream.pop(key) for key in _SAMPLING if key in upstream}
+        raw["models"] = [dialects.with_sampling(m, sampled) for m in models]
     if "judge_base_url" in upstream or "judge_key" in upstream:
         raw["judge"] = dialects.judge({**upstream, "judge": options.pop("judge", None)})
         upstream = {k: v for k, v in upstream.items() if k not in ("judge_base_url", "judge_key")}

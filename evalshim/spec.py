@@ -115,11 +115,17 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class UpstreamModel:
-    """A model that an upstream knows by name; `target` is its class or configuration module."""
+    """A model that an upstream knows by name.
+
+    Attributes:
+        target: Its class (VLMEvalKit) or configuration module (OpenCompass).
+        type: Its class.
+    """
 
     name: str
     backend: BackendName
     target: str
+    type: str = ""
 
 
 @dataclass(frozen=True)

@@ -65,18 +65,18 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
     lines.append("datasets = [" + ", ".join(f"*set_{i}" for i in range(len(datasets))) + "]")
     lines.append("cells = {")
     for i, dataset in enumerate(datasets):
-        own = " + ".join(f"groups_{groups.index(g)}" for g in dataset.summary_groups) or "[]"
+        averages = " + ".join(f"groups_{groups.index(g)}" for g in dataset.summary_groups) or "[]"
         lines.append(
             f"    {dataset.name!r}: {{'datasets': [d['abbr'] for d in set_{i}],"
-            f" 'groups': [g['name'] for g in {own}]}},"
+            f" 'groups': [g['name'] for g in {averages}]}},"
         )
     lines.append("}")
     all_groups = ", ".join(f"*groups_{i}" for i in range(len(groups)))
     lines.append(f"summarizer = {{'summary_groups': [{all_groups}]}}")
     for i, model in enumerate(local):
         # Upstream tells the results of models apart by their `abbr`.
-        own_ = pformat(_given(_local_changes(model)), width=96, sort_dicts=False)
-        lines.append(f"model_{i} = [dict(m, **{own_}) for m in model_{i}[:1]]")
+        changes = pformat(_given(_local_changes(model)), width=96, sort_dicts=False)
+        lines.append(f"model_{i} = [dict(m, **{changes}) for m in model_{i}[:1]]")
     shown = pformat([model_config(m, spec) for m in served], width=96, sort_dicts=False)
     lines.append(f"models = [{''.join(f'*model_{i}, ' for i in range(len(local)))}*{shown}]")
     for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", "OpenICLEvalTask")):

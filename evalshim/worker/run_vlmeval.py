@@ -108,7 +108,7 @@ def _run_cell(runner, cell, models, job):
         )
     watch = _Watch(cell)
     runner.supported_VLM[cell["label"]] = partial(_build_model, cell, models, watch)
-    runner.build_dataset = _limited(_upstream(runner, "build_dataset"), runner, cell, watch, job)
+    runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch, job)
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
@@ -290,11 +290,14 @@ def _upstream(runner, name):
     return getattr(function, "upstream", function)
 
 
-def _limited(build_dataset, runner, cell, watch, job):
-    """Take `limit` from the dataset: a fraction or a slice too, and in a checkout, whose
-    run.py has no --limit, at all. 0.0.20 does the same with a count, in infer_data_job."""
+def _prepared(build_dataset, runner, cell, watch, job):
+    """The dataset as a cell asks for it: its arguments, its judge, and what `limit` takes.
 
-    def limited(*args, **kwargs):
+    A fraction or a slice too, and in a checkout, whose run.py has no --limit, at all.
+    0.0.20 does the same with a count, in infer_data_job.
+    """
+
+    def prepared(*args, **kwargs):
         dataset = _build_dataset(build_dataset, runner, cell, args, kwargs)
         if dataset is not None:
             whole = len(dataset.data)
@@ -306,8 +309,8 @@ def _limited(build_dataset, runner, cell, watch, job):
             channel.emit("progress", cell["id"], done=0, total=watch.total)
         return dataset
 
-    limited.upstream = build_dataset
-    return limited
+    prepared.upstream = build_dataset
+    return prepared
 
 
 def _build_dataset(build_dataset, runner, cell, args, kwargs):
