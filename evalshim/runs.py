@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evalshim import config, dialects, plans, process, progress, readers, results
+from evalshim import config, dialects, model_entries, plans, process, progress, readers, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError, SetupError
 from evalshim.live import LiveRun, key_of
@@ -102,7 +102,7 @@ def specify(
     if "base_url" in upstream and model:
         raw["models"] = dialects.with_base_url(list(model), upstream)
     elif model or api_base:
-        raw["models"] = config.with_models(raw.get("models"), model, api_base)
+        raw["models"] = model_entries.with_models(raw.get("models"), model, api_base)
     models = raw.get("models")
     if isinstance(models, list) and any(isinstance(m, dict) and "api_base" in m for m in models):
         sampled = {key: upstream.pop(key) for key in _SAMPLING if key in upstream}

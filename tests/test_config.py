@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from evalshim import config, registry
+from evalshim import config, model_entries, registry
 from evalshim.errors import ConfigError
 from evalshim.spec import EXACT_MATCHING, JudgeSpec, ModelSpec, RunSpec
 
@@ -757,19 +757,19 @@ class TestOverride:
 
 class TestEndpointFlags:
     def test_a_name_and_an_address_make_a_model(self) -> None:
-        assert config.with_models(None, ["m"], "http://h/v1") == [
+        assert model_entries.with_models(None, ["m"], "http://h/v1") == [
             {"name": "m", "api_base": "http://h/v1"}
         ]
 
     def test_an_address_alone_asks_what_is_served(self) -> None:
-        assert config.with_models(None, [], "http://h/v1") == [
+        assert model_entries.with_models(None, [], "http://h/v1") == [
             {"name": "auto", "api_base": "http://h/v1"}
         ]
 
     def test_an_address_replaces_every_models(self) -> None:
         models = [{"name": "a", "api_base": "http://x"}, {"name": "b"}]
 
-        assert config.with_models(models, [], "http://h/v1") == [
+        assert model_entries.with_models(models, [], "http://h/v1") == [
             {"name": "a", "api_base": "http://h/v1"},
             {"name": "b", "api_base": "http://h/v1"},
         ]
@@ -777,18 +777,18 @@ class TestEndpointFlags:
     def test_a_name_chooses_among_the_models(self) -> None:
         models = [{"name": "a", "seed": 1}, {"name": "b", "seed": 2}]
 
-        assert config.with_models(models, ["b"], None) == [{"name": "b", "seed": 2}]
-        assert config.with_models(models, ["c"], None) == [{"name": "c"}]
+        assert model_entries.with_models(models, ["b"], None) == [{"name": "b", "seed": 2}]
+        assert model_entries.with_models(models, ["c"], None) == [{"name": "c"}]
 
     @pytest.mark.parametrize("malformed", ["a", {"name": "a"}, 5])
     def test_an_address_does_not_hide_malformed_models(self, malformed: Any) -> None:
-        models = config.with_models(malformed, [], "http://h/v1")
+        models = model_entries.with_models(malformed, [], "http://h/v1")
 
         _refused({"models": models, "datasets": ["gsm8k"]}, "models: ", "it must be a list")
 
     @pytest.mark.parametrize("malformed", ["a", {"name": "a"}, 5, [5]])
     def test_a_name_and_an_address_replace_whatever_was_there(self, malformed: Any) -> None:
-        assert config.with_models(malformed, ["m"], "http://h/v1") == [
+        assert model_entries.with_models(malformed, ["m"], "http://h/v1") == [
             {"name": "m", "api_base": "http://h/v1"}
         ]
 

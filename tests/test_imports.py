@@ -22,7 +22,7 @@ ALLOWED = {
     "compat": {"runs", "results", *SHARED},
     "runs": {
         "backends", "config", "dialects", "live", "plans", "process", "progress", "results",
-        *SHARED, "readers",
+        *SHARED, "readers", "model_entries",
     },
     "live": {"backends", "config", "envs", "plans", "process", "progress", "results", "", *SHARED},
     "plans": {"adapters", "backends", "config", "envs", "process", *SHARED, "results",
@@ -37,7 +37,12 @@ ALLOWED = {
     "results": SHARED,
     "process": SHARED,
     "progress": SHARED,
-    "config": {"catalogue", "dialects", "documents", "envs", "readers", "registry", *SHARED},
+    "config": {
+        "dataset_entries", "dialects", "documents", "model_entries", "reading", "readers", *SHARED,
+    },
+    "model_entries": {"envs", "readers", "reading", *SHARED},
+    "dataset_entries": {"readers", "reading", "registry", *SHARED},
+    "reading": {"catalogue", "dialects", "envs", "readers", *SHARED},
     "readers": {"errors", "spec"},
     "envs": {"catalogue", "pip_settings", "process", *SHARED},
     "diagnosis": {"envs", "registry"},

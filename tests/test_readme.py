@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalshim import config
+from evalshim import config, dataset_entries, model_entries
 
 UPSTREAMS = {"--verbose", "--use-vllm", "--slurm", "--config"}
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -34,7 +34,7 @@ def test_every_key_is_in_the_table() -> None:
     cells = " ".join(re.findall(r"^\| (`.*?) \|", README, re.MULTILINE))
     named = set(re.findall(r"`(\w+)`", cells))
 
-    assert named >= {*config.RUN_KEYS, *config.MODEL_KEYS, *config.DATASET_KEYS}
+    assert named >= {*config.RUN_KEYS, *model_entries.MODEL_KEYS, *dataset_entries.DATASET_KEYS}
 
 
 def test_every_command_and_option_exists() -> None:
