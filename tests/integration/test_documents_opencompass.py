@@ -7,6 +7,7 @@ the address. What a parameter does is checked by what the endpoint was asked.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -480,13 +481,13 @@ def test_modelscope_as_the_source(
     # What it needs is in the environment.
     code = "from modelscope import snapshot_download, MsDataset"
     assert subprocess.run([environments["opencompass"], "-c", code]).returncode == 0
-    monkeypatch.setattr(plans, "_reachable", lambda host: True)
+    _network(monkeypatch, there=True)
     planned = plans.plan(runs.spec_of(asked))
     assert planned.ready
     sources = {c.dataset.name: planned.needs[c.id][0].source for c in planned.cells}
     assert sources["gsm8k"] == "https://www.modelscope.cn/datasets/opencompass/gsm8k"
 
-    monkeypatch.setattr(plans, "_reachable", lambda host: False)
+    _network(monkeypatch, there=False)
     with pytest.raises(EvalshimError) as caught:
         run(asked)
     assert caught.value.exit_code == 3
@@ -497,6 +498,21 @@ def test_modelscope_as_the_source(
     assert "cannot be reached" in said and "unset DATASET_SOURCE" in said
     assert not check(asked).ready
     assert not (folder / "outputs").exists()
+
+
+def _network(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    """A proxy answers for every host; without one no host can be reached."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no network")
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    if there:
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    plans._reachable.cache_clear()
 
 
 # The tables of the document.
@@ -511,7 +527,7 @@ def test_what_the_document_has_modelscope_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATASET_SOURCE", "ModelScope")
-    monkeypatch.setattr(plans, "_reachable", lambda host: True)
+    _network(monkeypatch, there=True)
     monkeypatch.chdir(tmp_path)
     known = registry.entries()
     asked = yaml.safe_load(YAML)

@@ -261,7 +261,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, lmudata: Path) -> dict[str
     reuse = ["--set", "eval_config.rerun=false", "--set", "eval_config.reuse=true"]
     found: dict[str, Any] = {"folder": folder}
     for name, more in (("block", []), ("rerun", fewer), ("reuse", [*fewer, *reuse])):
-        with Served(latency=0.5 if name == "block" else 0.1) as served:
+        with Served(latency=0.1 if name == "reuse" else 0.5) as served:
             done = run("eval.yaml", "--api-base", served.url, *more, cwd=folder)
             found[name] = (done, served, served.largest_parallel)
             if name == "block":
