@@ -25,8 +25,9 @@ import yaml
 import evalshim
 from evalshim import config, envs, process, results
 from evalshim.backends import BACKENDS
+from evalshim.earlier import config_sha256
 from evalshim.errors import EvalshimError
-from evalshim.plans import Plan, by_backend, config_sha256
+from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
 from evalshim.spec import (
