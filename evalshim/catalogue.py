@@ -14,7 +14,7 @@ from typing import Any
 
 from evalshim.spec import BackendName
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Catalogue:
         arguments: Argument of upstream's command -> flag, kind (`switch`, `value`, `optional`,
             `list`), type, default, choices; for VLMEvalKit also the fields of its argument class.
         settings: Video settings of VLMEvalKit -> class, dataset, arguments.
-        classes: Classes of VLMEvalKit -> parameters, whether it takes others (open), and
-            whether it is one of datasets.
+        classes: Classes of VLMEvalKit, and OpenCompass's for an endpoint -> parameters, whether
+            it takes others (open), and whether it is one of datasets.
         data: OpenCompass: data path -> local path, id at ModelScope.
         urls: OpenCompass: part of a local path -> where it downloads that from by itself.
     """

@@ -52,6 +52,10 @@ _NOT_IN_BODY = (
     "messages", "fail_msg", "max_file_size", "total_img_size", "use_azure", "verbose",
     "video_llm", "wait",
 )  # fmt: skip
+# What OpenCompass (0.5.4) reads from a model's configuration beside its class.
+_IN_CONFIGURATION = (
+    "batch_size", "max_out_len", "min_out_len", "pred_postprocessor", "run_cfg", "summarizer_abbr",
+)  # fmt: skip
 NO_MODELS = "e.g. models: [{name: my-model, api_base: http://127.0.0.1:8000/v1}]"
 
 
@@ -79,6 +83,8 @@ def model_entry(
         values.setdefault("key", "EMPTY")  # other classes have variables of their own
     if "key" in own(values.get("upstream", {}), "vlmeval"):
         raise ConfigError(f"{where}.upstream.key: not by upstream", "", "say it as key_env")
+    if "api_base" in values and "opencompass" in backends:
+        _check_endpoint_arguments(values, where, reading)
     if "cls" in values:
         values["module"] = _check_class(values, where, backends, reading)
     _check_key(values, where)
@@ -147,6 +153,21 @@ def _check_class(
                     + f"known: {', '.join(signature['parameters'])}",
                 )
     return module
+
+
+def _check_endpoint_arguments(values: Mapping[str, Any], where: str, reading: Reading) -> None:
+    """Hold the further arguments of a model against OpenCompass's class for an endpoint."""
+    names = reading.names("opencompass")
+    if not names or "OpenAISDK" not in names.classes:
+        return
+    known = sorted({*names.classes["OpenAISDK"]["parameters"], *_IN_CONFIGURATION})
+    for key in own(values.get("upstream", {}), "opencompass"):
+        if key not in known:
+            raise ConfigError(
+                f"{where}: OpenCompass's OpenAISDK takes no `{key}`",
+                "",
+                did_you_mean(key, known) + f"known: {', '.join(known)}",
+            )
 
 
 def judge(value: Any, where: str) -> JudgeSpec:

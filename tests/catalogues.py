@@ -116,6 +116,9 @@ OPENCOMPASS: dict[str, Any] = {
             "type": "HuggingFacewithChatTemplate",
         },
     },
+    "classes": {
+        "OpenAISDK": _class("path", "max_seq_len", "temperature", "think_tag", takes_others=False)
+    },
     "arguments": {
         "models": _argument("--models", "list"),
         "datasets": _argument("--datasets", "list"),

@@ -544,6 +544,11 @@ class TestInstalled:
 
         _refused(raw, f"{key}[0]")
 
+    def test_an_argument_that_opencompass_would_not_take(self, minimal: Minimal) -> None:
+        raw = minimal(model={"upstream": {"think_tga": "</think>", "batch_size": 4}})
+
+        _refused(raw, "OpenCompass's OpenAISDK takes no `think_tga`", "did you mean think_tag")
+
     @pytest.mark.parametrize(
         ("data", "parts"),
         [

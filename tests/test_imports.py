@@ -24,7 +24,10 @@ ALLOWED = {
         "backends", "config", "dialects", "live", "plans", "process", "progress", "results",
         *SHARED, "readers", "model_entries",
     },
-    "live": {"backends", "config", "envs", "plans", "process", "progress", "results", "", *SHARED, "earlier"},
+    "live": {
+        "backends", "config", "earlier", "envs", "plans", "process", "progress", "results", "",
+        *SHARED,
+    },
     "plans": {"adapters", "backends", "earlier", "envs", "process", *SHARED},
     "earlier": {"backends", "config", "results", *SHARED},
     "backends": {"adapters", "backends", "catalogue", "registry", *SHARED},

@@ -176,6 +176,7 @@ def _signature(cls, method):
 def _opencompass():
     import opencompass
     from opencompass.cli.main import parse_args
+    from opencompass.models import OpenAISDK
     from opencompass.utils.datasets_info import DATASETS_MAPPING, DATASETS_URL
 
     root = os.path.join(os.path.dirname(opencompass.__file__), "configs")
@@ -191,6 +192,7 @@ def _opencompass():
                 found[kind].setdefault(os.path.basename(path)[:-3], entry)
     return {
         **found,
+        "classes": {"OpenAISDK": _signature(OpenAISDK, "generate")},
         "arguments": _arguments(parser_of(parse_args)),
         "data": {
             path: {"local": entry.get("local"), "modelscope": entry.get("ms_id")}
