@@ -93,6 +93,7 @@ class _Run(click.Command):
 @click.option("--gpus", metavar="N", help="Data-parallel inference on N local GPUs.")
 @click.option("--fail-on", metavar="N", help="Unanswered samples a cell may have.  [default: 0]")
 @click.option("--verify-data", metavar="V", help="strict, or off for data files of your own.")
+@click.option("--plugin", "plugins", metavar="FILE", multiple=True, help="Python code of yours.")
 @click.option("--python", metavar="PY", help="An interpreter that has the upstream installed.")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
 @click.option("--upstream", "more", metavar="KEY=VALUE", multiple=True, help="Upstream's own.")
@@ -114,20 +115,89 @@ def run(
     backends), a --config JSON of VLMEvalKit's, or a .py of OpenCompass's. Flags of
     the upstreams' own commands work too: --retry 3, --use-vllm, --slurm -p gpu.
     """
-    from evalshim import flags, plans, results, runs
+    from evalshim import flags, runs
 
     upstream = {**ctx.meta.get("upstream", {}), **flags.assignments(more)}
     spec = runs.specify(config, upstream=upstream, **options)
     if dry_run:
-        planned = plans.counted(plans.plan(spec, say=_say))
-        problems = [str(problem) for problem in planned.problems]
-        shown = {"ready": planned.ready, "problems": problems, "cells": planned.records()}
-        click.echo(results.to_json(shown, indent=2) if as_json else plans.text(planned))
-        ctx.exit(0 if planned.ready else 3)
+        _show_plan(ctx, spec, as_json)
+    _evaluate(ctx, spec, as_json)
+
+
+def _evaluate(ctx: click.Context, spec: Any, as_json: bool) -> None:
+    from evalshim import results, runs
+
     result = runs.execute(spec, command=sys.argv)
     click.echo(results.render(result, "json" if as_json else "table"))
     _say(f"results in {result.path}")
     ctx.exit(result.exit_code)
+
+
+def _show_plan(ctx: click.Context, spec: Any, as_json: bool) -> None:
+    from evalshim import plans, results
+
+    planned = plans.counted(plans.plan(spec, say=_say))
+    problems = [str(problem) for problem in planned.problems]
+    shown = {"ready": planned.ready, "problems": problems, "cells": planned.records()}
+    click.echo(results.to_json(shown, indent=2) if as_json else plans.text(planned))
+    ctx.exit(0 if planned.ready else 3)
+
+
+@main.command("eval")
+@click.option("--model", required=True, metavar="NAME", help="The model's id at the endpoint.")
+@click.option("--api-url", required=True, metavar="URL", help="The endpoint.")
+@click.option("--api-key", metavar="KEY", help="Its key; better: --api-key-env.")
+@click.option("--api-key-env", metavar="NAME", help="The variable that holds the key.")
+@click.option("--datasets", metavar="NAME...", multiple=True, help="general_vqa, general_vmcq.")
+@click.argument("more", metavar="", nargs=-1)
+@click.option("--dataset-args", metavar="JSON", help="{name: {local_path, subset_list}}.")
+@click.option("--limit", metavar="L", help="Samples of each subset.")
+@click.option("--eval-batch-size", metavar="N", help="Calls in flight.")
+@click.option("--generation-config", metavar="JSON", help="temperature, max_tokens, ...")
+@click.option("--judge-strategy", metavar="S", help="auto, rule, or llm.")
+@click.option("--judge-model-args", metavar="JSON", help="{model_id, api_url, api_key, ...}.")
+@click.option("--judge-worker-num", metavar="N", help="Calls of the judge in flight.")
+@click.option("--eval-type", metavar="T", help="openai_api: no other is for these toolkits.")
+@click.option("--work-dir", metavar="DIR", help="Where runs are written.  [default: outputs]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
+@click.pass_context
+def eval_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
+    """EvalScope's `eval` for general_vqa and general_vmcq, through VLMEvalKit."""
+    from evalshim import evalscope_task, runs
+
+    _evaluate(ctx, runs.spec_of(evalscope_task.of_flags(options)), as_json)
+
+
+@main.command()
+@click.argument("path", metavar="CONFIG|FILE", type=click.Path(path_type=Path))
+@click.option("--format", "form", metavar="F", help="Of a data file; recognised where not said.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(ctx: click.Context, path: Path, form: str | None, as_json: bool) -> None:
+    """Say everything that is wrong with a data file, or what a configuration would do.
+
+    A data file (.tsv, .jsonl, .csv): each defect with line, column and cure, then a
+    summary; exit 2 where there is one. A configuration: as `shim run --dry-run`.
+    """
+    from evalshim import data_files, runs
+
+    if path.suffix not in data_files.SUFFIXES:
+        _show_plan(ctx, runs.spec_of(path), as_json)
+    report = data_files.inspect(path, form)
+    click.echo(data_files.to_json(report) if as_json else data_files.text(report))
+    ctx.exit(2 if report.defects else 0)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--format", "form", metavar="F", help="Of IN; recognised where not said.")
+def convert(source: Path, target: Path, form: str | None) -> None:
+    """Turn a data file of any format into a TSV that VLMEvalKit reads."""
+    from evalshim import data_files
+
+    report = data_files.convert(source, target, form)
+    click.echo(f"{target}: {report.rows} rows")
 
 
 @main.group("list")
@@ -200,6 +270,22 @@ _listing("datasets", "Every dataset name of the installed upstreams.", _datasets
 _CLASS = click.option("--type", metavar="T", help="Only those of this class: GPT4V, ...")
 _listing("models", "Every model that the installed upstreams know by name.", _models, _CLASS)
 _listing("backends", "The upstreams, and whether their environments are there.", _backends)
+
+
+@list_.command("scorers")
+@click.argument("pattern", default="*")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def scorers(pattern: str, as_json: bool) -> None:
+    """What can score questions of your own, and whose code does it."""
+    from evalshim.adapters.scorers import SCORERS
+
+    found = {n: s for n, s in SCORERS.items() if registry.matches(n, pattern)}
+    if as_json:
+        listed = [{"name": n, **s._asdict()} for n, s in found.items()]
+        click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        return
+    for name, scorer in found.items():
+        click.echo(f"{name:<17} {scorer.what}\n{'':<17} {scorer.source}")
 
 
 @main.command()

@@ -1,19 +1,20 @@
 """EvalScope's names: `run_task`, `Summarizer`, `TaskConfig`, for code written against it.
 
-    from evalshim.compat import run_task, Summarizer
+    from evalshim.compat import run_task, Summarizer, TaskConfig
 
     run_task(task_cfg)
     Summarizer.get_report_from_cfg(task_cfg)
 
-For EvalScope's VLMEvalKit and OpenCompass backends; its native evaluation is its own.
+For EvalScope's VLMEvalKit and OpenCompass backends, and its custom multimodal data
+(general_vqa, general_vmcq); the rest of its native evaluation is its own.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,54 @@ from evalshim.results import RunResult
 from evalshim.spec import RunSpec
 
 
+class JudgeStrategy:
+    """When a judge grades, in EvalScope's words."""
+
+    AUTO, RULE, LLM, LLM_RECALL = "auto", "rule", "llm", "llm_recall"
+
+
+class EvalType:
+    """Where a model is, in EvalScope's words; these toolkits ask an endpoint."""
+
+    OPENAI_API, SERVICE = "openai_api", "server"
+
+
 @dataclass
 class TaskConfig:
-    """A task of EvalScope's: the backend, and the configuration for it.
+    """A task of EvalScope's: a backend and the configuration for it, or custom data.
 
     Attributes:
         eval_backend: `VLMEvalKit` or `OpenCompass`.
         eval_config: The backend's configuration, or the path of a YAML or JSON file with it.
         work_dir: Where runs are written, unless `eval_config` says.
+        model: Id at `api_url`, of a task with `datasets` of its own.
+        datasets: `general_vqa`, `general_vmcq`.
+        dataset_args: By dataset, `local_path` (a folder) and `subset_list` (its files).
+        limit: Samples of each subset.
+        eval_batch_size: Calls in flight.
+        judge_strategy: `llm` lets the judge of `judge_model_args` grade.
+        plugins: Python files to load beside the upstream.
     """
 
-    eval_backend: str
-    eval_config: Mapping[str, Any] | str
+    eval_backend: str | None = None
+    eval_config: Mapping[str, Any] | str | None = None
     work_dir: str | None = None
+    model: str | None = None
+    model_id: str | None = None
+    api_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    eval_type: str | None = None
+    datasets: Sequence[str] | None = None
+    dataset_args: Mapping[str, Any] | None = None
+    limit: int | float | None = None
+    eval_batch_size: int | None = None
+    generation_config: Mapping[str, Any] | None = None
+    timeout: float | None = None
+    seed: int | None = None
+    judge_strategy: str | None = None
+    judge_model_args: Mapping[str, Any] | None = field(default=None, repr=False)
+    judge_worker_num: int | None = None
+    plugins: Sequence[str] | None = None
 
 
 Task = str | Mapping[str, Any] | TaskConfig

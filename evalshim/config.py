@@ -13,8 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import documents, readers
-from evalshim.dataset_entries import NO_DATASETS, check_frames, dataset_entry, plain_dataset
+from evalshim import documents, plugin_files, readers
+from evalshim.dataset_entries import (
+    NO_DATASETS,
+    check_frames,
+    check_scorer,
+    dataset_entry,
+    plain_dataset,
+)
 from evalshim.dialects import Words
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.model_entries import (
@@ -58,6 +64,7 @@ RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "reuse": readers.reuse,
     "gpus": readers.number(1, whole=True),
     "verify_data": readers.verify_data,
+    "plugins": readers.files,
     "python": readers.text,
     "upstream": readers.upstream,
 }
@@ -146,7 +153,12 @@ def parse(
         if key in given and read
     }
     known.setdefault("judge", judge_of_environment() or JudgeSpec())
-    reading = Reading(words, beside, known.get("python"), say)
+    known["plugins"] = tuple(
+        data_path(name, f"{words.get('plugins', 'plugins')}[{i}]", beside)
+        for i, name in enumerate(known.get("plugins", ()))
+    )
+    plugins = [plugin_files.read(path) for path in known["plugins"]]
+    reading = Reading(words, beside, known.get("python"), say, plugins)
     if "config" in raw:
         return _of_upstreams_own(raw, known, reading)
     found = listed(raw, "datasets", NO_DATASETS, reading)
@@ -169,6 +181,7 @@ def parse(
     _check_upstream(spec, backends, reading)
     for dataset in datasets:
         check_frames(dataset, spec, reading)
+        check_scorer(dataset, spec)
     if spec.gpus > 1 and "vlmeval" not in backends:
         raise ConfigError(f"gpus: {spec.gpus}", "only VLMEvalKit divides samples among GPUs")
     if spec.gpus > 1 and (served := next((m.name for m in models if m.api_base), None)):
@@ -228,6 +241,7 @@ def plain(spec: RunSpec) -> dict[str, Any]:
     rest = {key: getattr(spec, key) for key, read in RUN_KEYS.items() if read}
     rest["work_dir"] = str(spec.work_dir)
     rest["judge"] = plain_judge(spec.judge)
+    rest["plugins"] = [str(path) for path in spec.plugins]
     if spec.config:
         kept = ("work_dir", "mode", "reuse", "fail_on", "python", "upstream")
         rest = {"config": str(spec.config), **{key: rest[key] for key in kept}}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evalshim import readers, registry
+from evalshim.adapters.custom_data import FORMATS, SUFFIXES, recognise
+from evalshim.adapters.scorers import SCORERS
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.reading import Reading, data_path, file_name
 from evalshim.spec import BackendName, DatasetSpec, RunSpec, own
 
-FORMATS = ("mcq",)
 DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": readers.text,
     "path": readers.file,
     "format": readers.choice(*FORMATS),
+    "scorer": readers.choice(*SCORERS),
     "backend": readers.choice(*registry.BACKENDS),
     "dataset": readers.text,
     "class": readers.text,
@@ -27,7 +30,9 @@ NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 def dataset_entry(raw: Any, position: int, reading: Reading) -> DatasetSpec:
     where = f"{reading.word('datasets')}[{position}]"
     if isinstance(raw, str):
-        return _resolve(raw, None, reading)
+        found = _resolve(raw, None, reading)
+        mine = found.path and not found.origin
+        return _of_file(found.path, {"name": found.name}, where) if mine and found.path else found
     if not isinstance(raw, dict):
         raise readers.wrong(where, raw, "a name, or a mapping with `name` and `path`")
     readers.no_unknown(raw, DATASET_KEYS, where)
@@ -40,40 +45,94 @@ def dataset_entry(raw: Any, position: int, reading: Reading) -> DatasetSpec:
     arguments = given.get("upstream", {})
     if "class" in given:
         return _of_class(given, where, reading)
-    if "dataset" in raw or "path" not in raw or name in registry.entries():
-        found = _resolve(given.get("dataset", name), backend, reading)
-        if "format" in raw:
-            raise ConfigError(f"{where}.format: {found.name} has its own", "", "leave `format` out")
-        if "path" not in raw and found.backend == "vlmeval" and (found.path or arguments):
-            target = file_name(name, f"{where}.name")
-            if arguments and not found.path:
-                return _configured(found, target, arguments, where, reading)
-            return replace(found, name=target, target=target)
-        if "path" not in raw:
-            return replace(found, name=name, upstream=arguments)
-        if found.backend == "opencompass":
-            path = data_path(given["path"], f"{where}.path", reading.beside)
-            return replace(found, name=name, path=path, upstream=arguments)
+    if "path" in raw and "dataset" not in raw and name not in registry.entries():
+        path = data_path(given["path"], f"{where}.path", reading.beside)
+        _not_upstreams(name, where, reading)
+        return _of_file(path, given, where)
+    found = _resolve(given.get("dataset", name), backend, reading)
+    if found.path and not found.origin:  # a file of the user's, below $LMUData
+        return _of_file(found.path, given, where)
+    for key in ("format", "scorer"):
+        if key in raw:
+            raise ConfigError(f"{where}.{key}: {found.name} has its own", "", f"leave `{key}` out")
+    if "path" not in raw and found.backend == "vlmeval" and (found.path or arguments):
+        target = file_name(name, f"{where}.name")
+        if arguments and not found.path:
+            return _configured(found, target, arguments, where, reading)
+        return replace(found, name=target, target=target)
+    if "path" not in raw:
+        return replace(found, name=name, upstream=arguments)
+    if found.backend == "opencompass":
+        path = data_path(given["path"], f"{where}.path", reading.beside)
+        return replace(found, name=name, path=path, upstream=arguments)
+    raise ConfigError(
+        f"{where}: {found.name} is a dataset of {found.backend} with data of its own",
+        "`path` is for data of yours",
+        "give it another `name`, without `dataset`",
+    )
+
+
+def _not_upstreams(name: str, where: str, reading: Reading) -> None:
+    """Under a name of its own VLMEvalKit would look for its own data, and download over yours."""
+    names = reading.names("vlmeval")
+    if names and (name in names.datasets or name in names.settings):
         raise ConfigError(
-            f"{where}: {found.name} is a dataset of {found.backend} with data of its own",
-            "`path` is for data of yours",
-            "give it another `name`, without `dataset`",
+            f"{where}: {name} is a dataset of VLMEvalKit's own",
+            "it would take its own data under that name",
+            "give yours another `name`",
         )
-    if backend == "opencompass":
+
+
+def _of_file(path: Path, given: Mapping[str, Any], where: str) -> DatasetSpec:
+    """Data of the user's own: the format says which upstream evaluates it."""
+    name = file_name(given["name"], f"{where}.name")
+    if "format" not in given and not path.is_file():
         raise ConfigError(
-            f"{where}: which configuration of opencompass?",
-            "it needs one to read data of yours",
-            "e.g. dataset: gsm8k",
+            f"{where}: {path.name} is no file",
+            "a folder is data for a configuration of OpenCompass's",
+            "say which: dataset: gsm8k",
         )
-    file_name(name, f"{where}.name")
-    path = data_path(given["path"], f"{where}.path", reading.beside)
-    kind = given.get("format", FORMATS[0])
-    return DatasetSpec(name=name, backend="vlmeval", target=name, path=path, format=kind)
+    format = given.get("format") or recognise(path)
+    backend: BackendName = "opencompass" if format.startswith("opencompass_") else "vlmeval"
+    if given.get("backend", backend) != backend:
+        raise ConfigError(
+            f"{where}: {path.name} is no data for {given['backend']}",
+            f"it is {format}: {FORMATS[format]}",
+            f"leave `backend` out, or `shim convert {path.name} {path.stem}.tsv`",
+        )
+    if path.suffix not in SUFFIXES[format]:
+        raise ConfigError(
+            f"{where}.format: {path.name} is no {format}", f"that is {FORMATS[format]}",
+            "leave `format` out, or name another file",
+        )  # fmt: skip
+    if (scorer := given.get("scorer")) and format not in ("vqa", "general_vqa"):
+        raise ConfigError(
+            f"{where}.scorer: {scorer} is for questions with written answers",
+            f"{path.name} is {format}, which upstream scores itself",
+            "leave `scorer` out",
+        )
+    if "upstream" in given and backend == "vlmeval":
+        raise ConfigError(
+            f"{where}.upstream: for a file the class takes no arguments", "",
+            "name a `class` with it",
+        )  # fmt: skip
+    return DatasetSpec(
+        name=name, backend=backend, target=name if backend == "vlmeval" else "", path=path,
+        format=format, scorer=scorer or ("bleu_rouge" if format == "general_vqa" else ""),
+        cls="" if backend == "vlmeval" else "CustomDataset",
+        modality="text" if backend == "opencompass" else "",
+        upstream=given.get("upstream", {}),
+    )  # fmt: skip
 
 
 def _resolve(name: str, backend: BackendName | None, reading: Reading) -> DatasetSpec:
+    """What a name means; `origin` says which, but of a file below $LMUData, which has no other."""
+    for plugin in reading.plugins:
+        if cls := plugin.datasets.get(own := name.removeprefix("vlmeval:")):
+            return DatasetSpec(own, "vlmeval", own, cls, origin=own)
     found = registry.resolve(name, backend, python=reading.python, say=reading.say)
-    return replace(found, origin=found.name)
+    custom = found.path and found.name not in registry.entries()
+    return found if custom else replace(found, origin=found.name)
 
 
 def _of_class(given: Mapping[str, Any], where: str, reading: Reading) -> DatasetSpec:
@@ -86,7 +145,15 @@ def _of_class(given: Mapping[str, Any], where: str, reading: Reading) -> Dataset
     base = DatasetSpec(
         name, "vlmeval", name, type=known.get("type", ""), modality=known.get("modality", "")
     )
-    found = replace(base, cls=given["class"], origin=dataset)
+    found = replace(base, cls=given["class"], origin=dataset, scorer=given.get("scorer", ""))
+    if "path" in given:
+        if dataset != name:
+            raise ConfigError(
+                f"{where}: both `path` and `dataset`", "data of yours goes by its `name`",
+                "leave `dataset` out",
+            )  # fmt: skip
+        path = data_path(given["path"], f"{where}.path", reading.beside)
+        found = replace(found, path=path, format=given.get("format"))
     return _configured(found, name, arguments, where, reading)
 
 
@@ -97,7 +164,8 @@ def _configured(
 
     Upstream (build_dataset_from_config, 0.0.20) drops what the class does not take.
     """
-    if names := reading.names("vlmeval"):
+    names = reading.names("vlmeval")
+    if names and not reading.plugin_class(found.cls):
         signature = names.classes.get(found.cls)
         if signature is None or not signature["dataset"]:
             classes = sorted(n for n, known in names.classes.items() if known["dataset"])
@@ -148,6 +216,25 @@ def check_frames(dataset: DatasetSpec, spec: RunSpec, reading: Reading) -> None:
         )
 
 
+def check_scorer(dataset: DatasetSpec, spec: RunSpec) -> None:
+    """A set of questions of the user's own is scored by what is named, or by a plug-in."""
+    if spec.mode == "infer":
+        return
+    named = dataset.scorer or dataset.cls or spec.plugins
+    if dataset.format in ("vqa", "general_vqa") and not named:
+        raise ConfigError(
+            f"{dataset.name}: no scorer",
+            "VLMEvalKit does not say how questions of your own are scored",
+            f"{{name: {dataset.name}, path: ..., scorer: accuracy}}; `shim list scorers` has all; "
+            "or a plug-in, or `mode: infer`",
+        )
+    if dataset.scorer == "judge" and not spec.judge.is_model:
+        raise ConfigError(
+            f"{dataset.name}: scorer: judge, and no judge", "",
+            "e.g. judge: {model: qwen-plus, api_base: http://127.0.0.1:8001/v1, key_env: KEY}",
+        )  # fmt: skip
+
+
 def plain_dataset(dataset: DatasetSpec) -> Any:
     """The dataset as `_dataset` would read it again: a name, or what `origin` does not say."""
     known = registry.entries()
@@ -163,9 +250,10 @@ def plain_dataset(dataset: DatasetSpec) -> Any:
         "dataset": dataset.origin or None,
         "class": dataset.upstream.get("class"),
         "path": str(ours) if ours else None,
-        "format": dataset.format if not dataset.origin else None,
+        "format": dataset.format if not dataset.origin or dataset.cls else None,
+        "scorer": dataset.scorer,
         "upstream": {
             key: value for key, value in dataset.upstream.items() if key not in ("class", "dataset")
         },
     }
-    return {key: value for key, value in given.items() if value not in (None, {})}
+    return {key: value for key, value in given.items() if value not in (None, {}, "")}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evalshim import readers
+from evalshim import evalscope_task, readers
 from evalshim.errors import ConfigError, did_you_mean
 
 # What each of our words is called in the file that a user wrote, for error messages.
@@ -48,6 +48,8 @@ def translate(
     """
     if "eval_backend" in raw or "eval_config" in raw:
         return _evalscope(raw, load)
+    if evalscope_task.is_task(raw):
+        return evalscope_task.translate(raw)
     if isinstance(raw.get("model"), Mapping) or isinstance(raw.get("data"), Mapping):
         return _vlmevalkit(raw)
     return dict(raw), {}
@@ -92,7 +94,9 @@ def _evalscope(
     raw: Mapping[str, Any], load: Callable[[Path], dict[str, Any]]
 ) -> tuple[dict[str, Any], Words]:
     readers.no_unknown(
-        raw, ("eval_backend", "eval_config", "work_dir", *_JUDGE), "EvalScope's configuration"
+        raw,
+        ("eval_backend", "eval_config", "work_dir", "plugins", *_JUDGE),
+        "EvalScope's configuration",
     )
     backend = raw.get("eval_backend")
     if backend not in BACKENDS:
@@ -120,9 +124,9 @@ def _evalscope(
         )
     # Every run has a directory of its own, so that starting fresh deletes nothing.
     config.pop("rerun", None)
-    if backend == "VLMEvalKit":
-        return _evalscope_vlmevalkit(config)
-    return _evalscope_opencompass(config)
+    to_ours = _evalscope_vlmevalkit if backend == "VLMEvalKit" else _evalscope_opencompass
+    ours, words = to_ours(config)
+    return {**ours, **({"plugins": raw["plugins"]} if "plugins" in raw else {})}, words
 
 
 def _evalscope_vlmevalkit(config: dict[str, Any]) -> tuple[dict[str, Any], Words]:

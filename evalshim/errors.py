@@ -7,6 +7,7 @@ anything of ours.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -30,7 +31,7 @@ class EvalshimError(Exception):
             parts.append(f"why:  {_hang(self.why)}")
         if self.cure:
             parts.append(f"mend: {_hang(self.cure)}")
-        return "\n".join(parts)
+        return harmless("\n".join(parts))
 
 
 class ConfigError(EvalshimError):
@@ -49,6 +50,14 @@ class ResultsError(EvalshimError):
     """A run directory or an upstream file cannot be read back."""
 
     exit_code = 2
+
+
+def harmless(text: str) -> str:
+    """`text` without what a terminal would carry out: it may quote a file, or its name."""
+    shown = (
+        c if c in "\n\t" or unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text
+    )
+    return "".join(shown)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -123,6 +123,8 @@ def _check_class(
         OpenCompass's module of it.
     """
     name, served = values["cls"], "api_base" in values
+    if reading.plugin_class(name):
+        return None
     known: list[str] = []
     module = None
     for backend in backends:

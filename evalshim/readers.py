@@ -34,6 +34,12 @@ def file(value: Any, where: str) -> str:
     return text(str(value) if isinstance(value, os.PathLike) else value, where)
 
 
+def files(value: Any, where: str) -> list[str]:
+    """The texts of one path, or of several."""
+    found = value if isinstance(value, (list, tuple)) else [value]
+    return [file(item, f"{where}[{i}]") for i, item in enumerate(found)]
+
+
 def number(low: float, *, whole: bool = False) -> Callable[[Any, str], Any]:
     """A reader of numbers of at least `low`, below 2**63; `whole` ones alone if so asked."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from evalshim import envs, readers
 from evalshim.catalogue import Catalogue
 from evalshim.dialects import Words
 from evalshim.errors import ConfigError
+from evalshim.plugin_files import PluginFile
 from evalshim.spec import BackendName, slug
 
 
@@ -22,11 +23,13 @@ class Reading:
         beside: Path | None,
         python: str | None,
         say: Callable[[str], None] | None,
+        plugins: Sequence[PluginFile] = (),
     ) -> None:
         self.words = words
         self.beside = beside
         self.python = python
         self.say = say
+        self.plugins = plugins
         self._names: dict[BackendName, Catalogue | None] = {}
 
     def word(self, ours: str) -> str:
@@ -36,6 +39,9 @@ class Reading:
         if backend not in self._names:
             self._names[backend] = envs.names(backend, self.python, say=self.say)
         return self._names[backend]
+
+    def plugin_class(self, name: str) -> bool:
+        return any(name in plugin.classes for plugin in self.plugins)
 
 
 def listed(raw: Mapping[str, Any], key: str, example: str, reading: Reading) -> list[Any]:

@@ -69,8 +69,9 @@ def resolve(
         )
     if hits:
         return hits[0]
-    if "vlmeval" in asked and (lmudata() / f"{name}.tsv").exists():
-        return DatasetSpec(name=name, backend="vlmeval", target=name)
+    named = len(name.encode()) <= 200 and not {"/", "\0"} & {*name}
+    if "vlmeval" in asked and named and (path := lmudata() / f"{name}.tsv").exists():
+        return DatasetSpec(name=name, backend="vlmeval", target=name, path=path.resolve())
     missing = [b for b, c in catalogues.items() if c is None]
     names = [n for n, e in entries().items() if e.backend in asked]
     names += [n for own in known.values() for n in own]

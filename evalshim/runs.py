@@ -128,7 +128,7 @@ def specify(
             of_file = {**of_file, **({backend: nested} if backend in of_file else {})}
         raw["upstream"] = {**of_file, **upstream}
     for key, value in options.items():
-        if value is not None:
+        if value not in (None, ()):
             plain = key in ("work_dir", "python") or not isinstance(value, str)
             raw[key] = value if plain else config.value(value, f"--{key}")
     if not foreign:

@@ -94,6 +94,8 @@ class DatasetSpec:
         answers: `private` where upstream can infer but not score.
         path: The user's own data file or folder, absolute; None for upstream's own data.
         format: Format of `path`; None for upstream's own data.
+        scorer: What scores a set of questions of the user's own (`adapters.scorers`); empty
+            where upstream or a plug-in says.
         summary_groups: Modules of OpenCompass that define averages over its subsets.
         origin: The name that it was resolved from; empty for a file of the user's own.
         upstream: Further arguments of upstream's dataset class or configuration.
@@ -108,6 +110,7 @@ class DatasetSpec:
     answers: str = "public"
     path: Path | None = None
     format: str | None = None
+    scorer: str = ""
     summary_groups: tuple[str, ...] = ()
     origin: str = field(default="", compare=False)
     upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -160,6 +163,7 @@ class RunSpec:
         reuse: Go on from the newest run of the same work in `work_dir`, or from the run named.
         gpus: Processes of upstream's data-parallel inference, one a local GPU.
         verify_data: Whether a published data file must have its published hash.
+        plugins: Python files of the user's, loaded inside the worker.
         python: Interpreter that has the upstreams, instead of the managed environments.
         config: A configuration of OpenCompass, run as it is; then no models and datasets.
         upstream: Further arguments of the upstreams' commands.
@@ -176,6 +180,7 @@ class RunSpec:
     reuse: bool | str = False
     gpus: int = 1
     verify_data: str = "strict"
+    plugins: tuple[Path, ...] = ()
     python: str | None = None
     config: Path | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)

@@ -117,7 +117,14 @@ OPENCOMPASS: dict[str, Any] = {
         },
     },
     "classes": {
-        "OpenAISDK": _class("path", "max_seq_len", "temperature", "think_tag", takes_others=False)
+        "OpenAISDK": _class(
+            "path",
+            "max_seq_len",
+            "query_per_second",
+            "temperature",
+            "think_tag",
+            takes_others=False,
+        )
     },
     "arguments": {
         "models": _argument("--models", "list"),

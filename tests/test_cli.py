@@ -272,7 +272,7 @@ class TestData:
         ("change", "problem"),
         [
             ({"drop": ["question"]}, "no column `question`"),
-            ({"drop": ["A", "B"]}, "no options"),
+            ({"drop": ["B"]}, "no scorer"),  # then it is questions and answers
             ({"index": ["0", "7", "7"]}, "duplicate index 7"),
             ({"image": [as_base64(picture()), "!" * 80, "0"]}, "line 3, column image"),
             ({"image": [as_base64(picture()), as_base64(b"no" * 60), "0"]}, "line 3, column image"),
@@ -285,7 +285,10 @@ class TestData:
         path = tsv(**change)
 
         text = refused(2, "run", config({"name": "pets", "path": "pets.tsv"}))
-        _says(text, f"pets.tsv: {problem}", "why: ", f"mend: mend {path}")
+        if problem == "no scorer":
+            _says(text, "pets: no scorer", "why: ", "scorer: accuracy")
+        else:
+            _says(text, "pets.tsv: line ", problem, f"mend: mend {path}: ")
 
     def test_no_rows(self, refused: Refused, config: Config, tsv: Tsv) -> None:
         tsv(0)

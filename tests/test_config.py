@@ -15,6 +15,7 @@ from evalshim import config, model_entries, registry
 from evalshim.errors import ConfigError
 from evalshim.spec import EXACT_MATCHING, JudgeSpec, ModelSpec, RunSpec
 
+PETS = "index\tquestion\tA\tB\tanswer\n1\tq\tcat\tdog\tA\n"
 GSM8K = registry.entries()["gsm8k"].target
 
 
@@ -377,7 +378,7 @@ class TestData:
     ) -> None:
         for folder in ("beside", "cwd"):
             (tmp_path / folder).mkdir()
-            (tmp_path / folder / "pets.tsv").touch()
+            (tmp_path / folder / "pets.tsv").write_text(PETS)
         monkeypatch.chdir(tmp_path / "cwd")
         raw = minimal(datasets=[{"name": "pets", "path": "pets.tsv"}])
 
@@ -827,7 +828,7 @@ class TestPlain:
         self._round_trip(minimal(limit=limit))
 
     def test_own_data_comes_back(self, minimal: Minimal, tmp_path: Path) -> None:
-        (tmp_path / "pets.tsv").touch()
+        (tmp_path / "pets.tsv").write_text(PETS)
 
         self._round_trip(
             minimal(datasets=["demo_shapes", {"name": "pets", "path": str(tmp_path / "pets.tsv")}])

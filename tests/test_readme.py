@@ -21,7 +21,7 @@ def _blocks(language: str) -> list[str]:
 def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "pets.tsv").touch()
+    (tmp_path / "data" / "pets.tsv").write_text("index\tquestion\tA\tB\tanswer\n")
     [text] = _blocks("yaml")
 
     spec = config.parse(yaml.safe_load(text), beside=tmp_path)

@@ -1,239 +1,428 @@
-"""A user's own data file as the file that VLMEvalKit reads.
+"""A user's own data file: which format it has, what is wrong with it, and as upstream reads it.
 
-Checks what a person can get wrong before anything is run, and names row and
-column. Knows nothing of runs or workers.
+Finds what a person can get wrong before anything is run, and names line and column. Knows
+nothing of runs or workers.
 """
 
 from __future__ import annotations
 
-import ast
-import base64
-import binascii
-import io
+import mimetypes
 import re
 import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from warnings import catch_warnings, simplefilter
 
+from evalshim.adapters import general, pictures, tables
+from evalshim.adapters.tables import Defect, Defective, Row
 from evalshim.errors import ConfigError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+FORMATS = {
+    "mcq": "multiple choice, TSV: index, question, A, B, ..., answer",
+    "vqa": "questions and answers, TSV: index, question, answer",
+    "general_vqa": "EvalScope's General-VQA, JSONL or TSV: messages, answer",
+    "general_vmcq": "EvalScope's General-VMCQ, JSONL or TSV: question, options, answer, image_1",
+    "opencompass_mcq": "OpenCompass's multiple choice, JSONL or CSV: question, A, B, ..., answer",
+    "opencompass_qa": "OpenCompass's questions and answers, JSONL or CSV: question, answer",
+}
+SUFFIXES = {
+    "mcq": (".tsv",), "vqa": (".tsv",),
+    "general_vqa": (".jsonl", ".tsv"), "general_vmcq": (".jsonl", ".tsv"),
+    "opencompass_mcq": (".jsonl", ".csv"), "opencompass_qa": (".jsonl", ".csv"),
+}  # fmt: skip
 # VLMEvalKit (ImageBaseDataset.__init__, 0.0.20): a shorter `image` cell is the index of
 # the row whose picture this one shares.
 SHORTEST_PICTURE = 65
+# What a TSV of upstream's may have beside the question.
+FACTS = ("category", "l2-category", "split", "hint")
+_SHOWN = 8
+_LETTERS = string.ascii_uppercase
 
 
-def check_mcq(path: Path, limit: int | float | str | None = None, *, answers: bool = True) -> int:
-    """Hold a multiple-choice TSV against what VLMEvalKit needs of it.
+@dataclass
+class Report:
+    """What was found in a data file.
+
+    Attributes:
+        rows: How many there are.
+        answered: Rows with an answer.
+        categories: Rows of each.
+        pictures: Pictures that are in the file or named by it.
+        takes: What beside text and pictures a model must take: `audio`, `several turns`, ...
+        size: Bytes of the file.
+    """
+
+    path: Path
+    format: str
+    defects: list[Defect] = field(default_factory=list)
+    rows: int = 0
+    answered: int = 0
+    categories: Counter[str] = field(default_factory=Counter)
+    pictures: int = 0
+    takes: set[str] = field(default_factory=set)
+    size: int = 0
+
+    @property
+    def fatal(self) -> list[Defect]:
+        return [defect for defect in self.defects if defect.fatal]
+
+
+def recognise(path: Path) -> str:
+    """The format of a data file, by its suffix and its columns.
+
+    Raises:
+        ConfigError: It is none of `FORMATS`.
+    """
+    if path.suffix not in (".tsv", ".jsonl", ".csv"):
+        raise ConfigError(
+            f"{path.name}: no data file", "its name ends in none of .tsv, .jsonl, .csv",
+            "`shim check` knows: " + "; ".join(FORMATS.values()),
+        )  # fmt: skip
+    names = set(tables.columns(path))
+    letters = {"A", "B"} <= names
+    if path.suffix == ".csv":
+        return "opencompass_mcq" if letters else "opencompass_qa"
+    if "messages" in names:
+        return "general_vqa"
+    if "options" in names and not letters:
+        return "general_vmcq"
+    if path.suffix == ".jsonl":
+        return "opencompass_mcq" if letters else "opencompass_qa"
+    return "mcq" if letters else "vqa"
+
+
+def inspect(path: Path, format: str | None = None) -> Report:
+    """Everything that is wrong with a data file, and a summary of it.
+
+    Raises:
+        ConfigError: The file is in no format, or cannot be opened.
+    """
+    format = format or recognise(path)
+    if path.suffix not in SUFFIXES[format]:
+        raise ConfigError(
+            f"{path.name}: no {format}", f"it is {FORMATS[format]}",
+            f"name a file that ends in {' or '.join(SUFFIXES[format])}, or another format",
+        )  # fmt: skip
+    try:
+        report = Report(path, format, size=path.stat().st_size)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", str(error), "correct the path") from error
+    try:
+        _inspect(report)
+    except Defective as error:
+        report.defects.append(error.defect)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", str(error), "mend the disk, or copy it") from error
+    return report
+
+
+def check(
+    path: Path, format: str, limit: int | float | str | None = None, *, answers: bool = True
+) -> Report:
+    """Hold a data file against what its upstream needs of it.
 
     Args:
         limit: What is to be taken of it; a slice must reach into the file.
         answers: Whether every row must have one, as scoring needs.
-        path: The file. Columns `index`, `question`, `answer`, options `A`, `B`, ...;
-            pictures as base64 in `image` or as files in `image_path` (absolute, or
-            relative to the TSV); neither for text-only questions.
-
-    Returns:
-        The number of rows.
 
     Raises:
-        ConfigError: With the line (the header is line 1) and column of the first defect.
+        ConfigError: With the line (the header is line 1) and column of the first defects.
     """
-    table = _read(path)
-    for column in ("index", "question", "answer"):
-        if column not in table:
-            raise _defect(path, f"no column `{column}`", f"its columns: {', '.join(table.columns)}")
-    if "A" not in table or "B" not in table:
-        raise _defect(
-            path,
-            "no options",
-            "a multiple-choice file has them in columns A, B, ...; "
-            f"its columns: {', '.join(table.columns)}",
+    report = inspect(path, format)
+    fatal = report.fatal
+    if not answers:
+        fatal = [defect for defect in fatal if defect.column != "answer"]
+    if fatal:
+        shown = [str(d) for d in fatal[:_SHOWN]]
+        more = len(fatal) - len(shown)
+        raise ConfigError(
+            f"{path.name}: {shown[0]}",
+            "\n".join(shown[1:] + ([f"and {more} more"] if more else [])),
+            f"mend {path}" + (f": {fatal[0].cure}" if fatal[0].cure else ""),
         )
-    if table.empty:
-        raise _defect(path, "no rows", "the file has a header and nothing below it")
     start = int(limit.strip("[").partition(":")[0] or 0) if isinstance(limit, str) else 0
-    if start >= len(table):
-        raise _defect(path, f"limit {limit} takes no row", f"the file has {len(table)} rows")
-    _check_index(path, table)
-    if answers:
-        _check_answers(path, table)
-    if "image" in table:
-        _check_base64(path, table)
-    else:
-        for position, cell in enumerate(table.get("image_path", ())):
-            for name in as_list(cell):
-                _check_picture(path, table, position, "image_path", _beside(path, name))
-    return len(table)
+    if start >= report.rows:
+        raise ConfigError(
+            f"{path.name}: limit {limit} takes no row", f"the file has {report.rows} rows"
+        )
+    return report
 
 
-def place(path: Path, destination: Path) -> None:
-    """Put the TSV at `path` where VLMEvalKit looks for it.
+def finder(path: Path) -> Callable[[str], Path | None]:
+    """Where a file is that the data file at `path` names: beside it, or where we are."""
 
-    A link where upstream can read the file as it is. A copy where it could not:
-    VLMEvalKit takes a relative `image_path` from its working directory, and
-    writes an `image` to the path that `image_path` names.
-    """
-    columns = list(_read(path, rows=0).columns)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    if "image_path" not in columns:
-        destination.symlink_to(path)
+    def find(name: str) -> Path | None:
+        for folder in (path.parent, Path.cwd()):
+            try:
+                found = folder / Path(name).expanduser()
+                if found.is_file():
+                    return found.absolute()
+            except (OSError, RuntimeError, ValueError):  # too long; ~nobody; NUL
+                return None
+        return None
+
+    return find
+
+
+# Looking
+
+
+def _inspect(report: Report) -> None:
+    report.defects += tables.form(report.path)
+    if report.format.startswith("opencompass_"):
+        # It reads the first line without regard to a byte order mark (parse_example_dataset).
+        report.defects = [
+            replace(d, fatal=d.fatal or "byte order" in d.what) for d in report.defects
+        ]
+    names = tables.columns(report.path)
+    for wanted in _wanted(report.format):
+        if wanted not in names:
+            meant = tables.near(wanted, names)
+            say = _Say(report, 1 if report.path.suffix != ".jsonl" else None)
+            say(f"no column `{wanted}`", f"its columns: {', '.join(names)[:400]}",
+                f"rename `{meant}`" if meant else "add it", wanted)  # fmt: skip
+    if report.format in ("mcq", "opencompass_mcq") and not {"A", "B"} <= set(names):
+        raise Defective(
+            Defect(
+                "no options",
+                "a multiple-choice file has them in columns A, B, ...; "
+                f"its columns: {', '.join(names)[:400]}",
+                "name the columns of the options so",
+                1,
+            )
+        )
+    rows = tables.rows(report.path, report.defects)
+    look = {
+        "mcq": _look_mcq, "vqa": _look_vqa, "general_vqa": _look_general_vqa,
+        "general_vmcq": _look_general_vmcq, "opencompass_mcq": _look_text_mcq,
+        "opencompass_qa": _look_text,
+    }[report.format]  # fmt: skip
+    look(report, _counted(report, rows), names)
+    if not report.rows:
+        raise Defective(Defect("no rows", "nothing is below the header", "put your data in it"))
+
+
+def _wanted(format: str) -> Sequence[str]:
+    return {
+        "mcq": ("index", "question", "answer"),
+        "vqa": ("index", "question", "answer"),
+        "general_vqa": ("messages",),
+        "general_vmcq": ("question", "options", "answer"),
+        "opencompass_mcq": ("answer",),
+        "opencompass_qa": (),
+    }[format]
+
+
+def _counted(report: Report, rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        report.rows += 1
+        report.answered += not tables.empty(row.cells.get("answer"))
+        if category := row.cells.get("category"):
+            report.categories[str(category)] += 1
+        yield row
+
+
+class _Say:
+    """Notes the defects of one row."""
+
+    def __init__(self, report: Report, line: int | None, column: str = "") -> None:
+        self.report, self.line, self.column = report, line, column
+
+    def __call__(
+        self, what: str, why: str = "", cure: str = "", column: str = "", fatal: bool = True
+    ) -> None:
+        column = column or self.column
+        self.report.defects.append(Defect(what, why, cure, self.line, column, fatal))
+
+
+def _look_mcq(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    letters = [letter for letter in _LETTERS if letter in names]
+    for row in _asked(report, rows, names):
+        say = _Say(report, row.line)
+        shown = [letter for letter in letters if row.cells[letter] not in tables.NO_VALUES]
+        for letter in letters:
+            if letter not in shown and row.cells[letter]:
+                say(f"{row.cells[letter]!r} is an empty cell to VLMEvalKit", "the option is not "
+                    "shown", "say it otherwise: None of them", letter, fatal=False)  # fmt: skip
+        if "answer" in names:
+            _look_at_letter(row, shown, say)
+
+
+def _look_at_letter(row: Row, shown: Sequence[str], say: _Say) -> None:
+    answer = row.cells.get("answer")
+    if isinstance(answer, str) and answer in shown:
         return
-    table = _read(path)
-    if "image" in columns:
-        table = table.drop(columns="image_path")
-    else:
-        table["image_path"] = [_absolute(path, cell) for cell in table["image_path"]]
-    table.to_csv(destination, sep="\t", index=False)
+    if answer is None:
+        say("no answer", "", "one of the letters, or run with `mode: infer`", "answer")
+        return
+    text = row.cells.get(answer) if isinstance(answer, str) and answer in set(_LETTERS) else ""
+    why = f"the row has options {', '.join(shown)}"
+    say(f"{str(answer)[:60]!r} names no option",
+        why + (f"; VLMEvalKit takes {text!r} for an empty cell" if text else ""),
+        "one of the letters", "answer")  # fmt: skip
 
 
-def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
-    import pandas as pd
+def _look_vqa(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    for row in _asked(report, rows, names):
+        answer = row.cells.get("answer", "")
+        if answer in tables.NO_VALUES and "answer" in names:
+            say = _Say(report, row.line)
+            say("no answer", f"VLMEvalKit takes {answer!r} for an empty cell" if answer else "",
+                "give one, or run with `mode: infer`", "answer")  # fmt: skip
 
+
+def _asked(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
+    """The rows of a TSV of upstream's, their index, question and pictures looked at."""
+    lines: dict[str, int] = {}
+    whole: set[str] = set()
+    shared: list[tuple[int, str]] = []
+    find = finder(report.path)
+    for row in rows:
+        say = _Say(report, row.line)
+        index = row.cells.get("index", "")
+        if "index" in names:
+            _look_at_index(index, lines, row.line, say)
+        if row.cells.get("question", "-") in tables.NO_VALUES:
+            question = row.cells["question"]
+            say("no question", f"VLMEvalKit takes {question!r} for an empty cell"
+                if question else "", "every row needs one", "question")  # fmt: skip
+        picture = row.cells.get("image", "")
+        if len(picture) >= SHORTEST_PICTURE:
+            whole.add(index)
+            for text in tables.as_list(picture):
+                report.pictures += 1
+                if why := pictures.problem(text):
+                    say("not a picture", why, "replace it", "image")
+        elif picture:
+            shared.append((row.line, picture))
+        if "image" not in names:
+            for name in names_in(row.cells.get("image_path", "")):
+                report.pictures += 1
+                path = find(name) or beside(report.path, name)
+                if why := pictures.problem(path):
+                    say("not a picture", why, "correct the path, or replace the file",
+                        "image_path")  # fmt: skip
+                elif not _named_as_picture(path):
+                    say(f"{path.name}: not a picture to VLMEvalKit", "it goes by the suffix of "
+                        "the name", "rename the file: .png, .jpg, ...", "image_path")  # fmt: skip
+        yield row
+    for line, index in shared:
+        if index not in whole:
+            _Say(report, line)(
+                f"{index!r} is no picture",
+                "so short a cell names the index of a row with a picture; no row has this one",
+                "give the base64 of a picture, or the index of a row with one", "image",
+            )  # fmt: skip
+    kind = next((k for k in (int, float) if all(_reads(k, index) for index in lines)), None)
+    numbers: dict[float, str] = {}
+    for index, line in lines.items() if kind else ():
+        # Upstream reads a column of numbers as numbers: 1 and 01 are one index.
+        first = numbers.setdefault(kind(index), index) if kind else index
+        if first != index:
+            _duplicate(_Say(report, line), index, lines[first], line)
+
+
+def _reads(kind: Callable[[str], float], text: str) -> bool:
     try:
-        # Text as it stands: upstream decides what "NA" or "007" mean.
-        table = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", nrows=rows
+        kind(text)
+    except ValueError:
+        return False
+    return len(text) < 20 and "_" not in text
+
+
+def _named_as_picture(path: Path) -> bool:
+    """As upstream's parse_file (0.0.20)."""
+    suffix = path.suffix.lower()
+    return suffix == ".webp" or mimetypes.types_map.get(suffix, "").startswith("image/")
+
+
+def _look_at_index(index: str, lines: dict[str, int], line: int, say: _Say) -> None:
+    if index in tables.NO_VALUES:
+        say("empty index", "", "every row needs one of its own", "index")
+    elif index in lines:
+        _duplicate(say, index, lines[index], line)
+    elif len(index.encode()) > 200 or not {"", ".", ".."}.isdisjoint(index.split("/")):
+        say(f"{index[:60]!r} cannot name a file", "VLMEvalKit names a row's picture after its "
+            "index", "number the rows", "index")  # fmt: skip
+    elif not re.fullmatch(r"\s*[+-]?\d+\s*", index):
+        say(f"{index[:60]!r} is no whole number", "VLMEvalKit's own sets have numbers; some of "
+            "its metrics need them", "number the rows", "index", fatal=False)  # fmt: skip
+    lines.setdefault(index, line)
+
+
+def _duplicate(say: _Say, index: str, first: int, line: int) -> None:
+    say(f"duplicate index {index}", f"lines {first} and {line}; upstream tells samples apart by it",
+        "number the rows", "index")  # fmt: skip
+
+
+def _look_general_vqa(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    find = finder(report.path)
+    for row in rows:
+        found = general.messages(row.cells, find, _Say(report, row.line, "messages"))
+        report.takes.update(general.takes(found))
+        report.pictures += sum(
+            part["type"] == "image_url"
+            for message in found
+            if isinstance(message["content"], list)
+            for part in message["content"]
         )
-    except pd.errors.EmptyDataError:
-        raise _defect(path, "empty file", "not even a header") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise _defect(path, "not a TSV file", str(error)) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", str(error)) from error
-    if not isinstance(table.index, pd.RangeIndex):
-        raise _defect(
-            path,
-            "more cells than the header has columns",
-            "every row has at least one more, and all would move by one",
-        )
-    return table
 
 
-def _check_index(path: Path, table: pd.DataFrame) -> None:
-    values: list[str] = table["index"].tolist()
-    whole = all(re.fullmatch(r"\s*[+-]?\d+\s*", value) for value in values)
-    seen: dict[str | int, int] = {}
-    for position, value in enumerate(values):
-        if not value:
-            line = _line(table, position)
-            raise _defect(path, f"line {line}: empty index", "every row needs one of its own")
-        # Upstream reads a column of whole numbers as numbers: 1 and 01 are one index.
-        first = seen.setdefault(int(value) if whole else value, position)
-        if first != position:
-            raise _defect(
-                path,
-                f"duplicate index {value}",
-                f"lines {_line(table, first)} and {_line(table, position)}; "
-                "upstream tells samples apart by it",
+def _look_general_vmcq(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    find = finder(report.path)
+    for row in rows:
+        say = _Say(report, row.line, "question")
+        if not str(row.cells.get("question") or "").strip():
+            say("no question", "", "every row needs one")
+        found = general.options(row.cells, _Say(report, row.line, "options"))
+        text = "\n".join([str(row.cells.get("question")), *found])
+        media = general.media(row.cells, text, find, say)
+        general.interleaved(text, media, say)
+        report.takes.update(name.partition(" ")[0] for name in media if "image" not in name)
+        report.pictures += sum(name.startswith("image") for name in media)
+        shown = [c for c, o in zip(_LETTERS, found, strict=False) if o not in tables.NO_VALUES]
+        if found:
+            _look_at_letter(row, shown, say)
+
+
+def _look_text(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    """OpenCompass (0.5.4) makes one table of all rows, in which a column has one type."""
+    types: dict[str, type] = {}
+    for row in rows:
+        for name, value in row.cells.items():
+            first = types.setdefault(name, type(value))
+            if type(value) is not first:
+                what = f"{type(value).__name__}, and {first.__name__} in the rows above"
+                _Say(report, row.line)(what, "", "write all as text", name)
+        if "question" in names and not str(row.cells.get("question") or "").strip():
+            _Say(report, row.line)("no question", "", "every row needs one", "question")
+        if missing := [name for name in names if name not in row.cells]:
+            _Say(report, row.line)(
+                f"no {', '.join(missing)}", "the first row has it", "give every row one", missing[0]
             )
 
 
-def _check_answers(path: Path, table: pd.DataFrame) -> None:
-    import pandas as pd
+def _look_text_mcq(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
+    letters = [letter for letter in _LETTERS if letter in names]
 
-    letters = [letter for letter in string.ascii_uppercase if letter in table]
-    # As upstream reads them: "None", "NA" and their like are no option there.
-    shown = pd.read_csv(path, sep="\t", usecols=letters, encoding="utf-8").notna()
-    for position, answer in enumerate(table["answer"]):
-        if answer not in letters or not shown[answer].iloc[position]:
-            filled = ", ".join(letter for letter in letters if shown[letter].iloc[position])
-            text = table[answer].iloc[position] if answer in letters else ""
-            raise _defect(
-                path,
-                f"line {_line(table, position)}, column answer: {answer!r} names no option",
-                f"the row has options {filled}"
-                + (f"; VLMEvalKit takes {text!r} for an empty cell" if text else ""),
-            )
+    def looked() -> Iterator[Row]:
+        for row in rows:
+            shown = [letter for letter in letters if row.cells.get(letter) not in (None, "")]
+            if "answer" in names:
+                _look_at_letter(row, shown, _Say(report, row.line))
+            yield row
+
+    _look_text(report, looked(), names)
 
 
-def _check_base64(path: Path, table: pd.DataFrame) -> None:
-    cells: list[str] = table["image"].tolist()
-    whole = set(table.loc[table["image"].str.len() >= SHORTEST_PICTURE, "index"])
-    for position, cell in enumerate(cells):
-        if len(cell) >= SHORTEST_PICTURE:
-            for text in as_list(cell):
-                _check_picture(path, table, position, "image", text)
-        elif cell not in whole:
-            raise _defect(
-                path,
-                f"line {_line(table, position)}, column image: "
-                + (f"{cell!r} is no picture" if cell else "no picture"),
-                "so short a cell names the index of a row with a picture; no row has this one"
-                if cell
-                else "VLMEvalKit would drop the row",
-            )
+def names_in(cell: str) -> list[str]:
+    return [] if cell in tables.NO_VALUES else [name for name in tables.as_list(cell) if name]
 
 
-def _check_picture(
-    path: Path, table: pd.DataFrame, position: int, column: str, source: Path | str
-) -> None:
-    """Decode a picture, given as its file or its base64 text."""
-    from PIL import Image
-
+def beside(path: Path, name: str) -> Path:
+    found = finder(path)(name)
     try:
-        with catch_warnings():
-            simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source if isinstance(source, Path) else _decoded(source)) as image:
-                # An eighth of the pixels of a JPEG: all of its data is still read.
-                image.draft(None, (image.width // 8, image.height // 8))
-                image.load()
-    except Exception as error:  # Pillow raises whatever its decoders raise
-        where = f"line {_line(table, position)}, column {column}: not a picture"
-        raise _defect(path, where, _picture_problem(error, source)) from error
-
-
-def _decoded(text: str) -> io.BytesIO:
-    return io.BytesIO(base64.b64decode("".join(text.split()), validate=True))
-
-
-def _picture_problem(error: Exception, source: Path | str) -> str:
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(error, binascii.Error):
-        return f"not base64: {error}"
-    if isinstance(error, FileNotFoundError):
-        return f"no such file: {source}"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"too large: {error}"
-    if isinstance(error, UnidentifiedImageError):
-        return "it is in no format that Pillow knows"
-    return str(error)
-
-
-def _line(table: pd.DataFrame, position: int) -> int:
-    """The line of the file on which a row begins: cells above it may hold several."""
-    above = table.iloc[:position]
-    breaks = sum(int(above[column].str.count("\n").sum()) for column in above)
-    return 2 + position + breaks
-
-
-def as_list(cell: str) -> list[str]:
-    """The texts of a cell that holds one, or several as the literal of a list."""
-    if cell.startswith("[") and cell.endswith("]"):
-        try:
-            value = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
-            return [cell]
-        if isinstance(value, list):
-            return [str(v) for v in value]
-    return [cell]
-
-
-def _absolute(path: Path, cell: str) -> str:
-    names = [str(_beside(path, name)) for name in as_list(cell)]
-    return names[0] if len(names) == 1 else repr(names)
-
-
-def _beside(path: Path, name: str) -> Path:
-    try:
-        return path.parent / Path(name).expanduser()
+        return found or path.parent / Path(name).expanduser()
     except RuntimeError:  # ~someone, and there is no such user
         return path.parent / name
-
-
-def _defect(path: Path, what: str, why: str) -> ConfigError:
-    return ConfigError(f"{path.name}: {what}", why, f"mend {path}")

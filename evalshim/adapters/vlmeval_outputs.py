@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalshim.adapters.custom_data import as_list
+from evalshim.adapters.tables import as_list
 from evalshim.errors import ResultsError
 from evalshim.spec import (
     EXACT_MATCHING,
@@ -35,13 +35,15 @@ FAIL_MSG = "Failed to obtain answer via API."
 
 # What report_acc writes is a mean of hits; the other types' evaluate methods report percent,
 # and these classes count, or grade on a scale of their own.
-_FRACTION_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld")
+_FRACTION_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Short")
 _FRACTION_CLASSES = ("VideoMME", "WorldSense")
 _COUNTING = ("OCRBench", "MVBench", "MVBench_MP4", "MMDUDataset", "MMBenchVideo")
 # Where no judge answers, upstream matches options and yes or no exactly.
 _MATCHED_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Y/N", "Video-MCQ")
 # Metrics that upstream names behind the split they belong to (YORN_auxeval, Hallusion_rating).
 _NAMED_LAST = ("aAcc", "fAcc", "qAcc", "acc", "precision", "recall")
+# Those of the scorer bleu_rouge.
+_OF_TEXT = ("bleu-", "Rouge-")
 
 
 def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:
@@ -69,6 +71,8 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         )
     if spec.mode == "infer":
         return CellOutcome("infer_only", "", (), samples, n, failed)
+    if not finished.get("answered", True):
+        return CellOutcome("skipped", "the file has no answers", (), samples, n, failed)
     if skipped:
         reason = f"upstream does not score it: {skipped}"
         return CellOutcome("skipped", reason, (), samples, n, failed)
@@ -129,11 +133,14 @@ def _metrics(
 
 
 def _unit(key: str, value: Any, cell: Cell, finished: Mapping[str, Any]) -> Unit:
-    # MME sums two scores of up to 100 for each category.
-    if finished["dataset_class"] in _COUNTING or cell.dataset.target == "MME":
+    # MME sums two scores of up to 100 for each category; a plug-in's scale is its own.
+    counts = finished["dataset_class"] in _COUNTING or cell.dataset.target == "MME"
+    if counts or finished.get("own_scale"):
         return "raw"
     kinds = {finished["dataset_type"], finished["dataset_class"]}
-    if kinds & {*_FRACTION_TYPES, *_FRACTION_CLASSES}:
+    if kinds & {*_FRACTION_TYPES, *_FRACTION_CLASSES} or key.startswith(
+        _OF_TEXT, key.find("|") + 1
+    ):
         return "fraction"
     percent = isinstance(value, (int, float)) and 0 <= value <= 100 and key != "CIDEr"
     return "percent" if percent else "raw"
@@ -163,7 +170,7 @@ def _place(key: str, kind: str) -> tuple[str, str]:
     *dimensions, last = key.split("|")
     parts = [d.partition("=")[2] or d for d in dimensions]
     parts = [p for p in parts if p != "none"]
-    if last in _NAMED_LAST:
+    if last in _NAMED_LAST or last.startswith(_OF_TEXT):
         return "overall" if parts == ["Overall"] else "/".join(parts) or "overall", last
     if last.lower() != "overall":
         parts.append(last)

@@ -7,14 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalshim.adapters import opencompass_config, opencompass_outputs
+from evalshim import plugin_files
+from evalshim.adapters import custom_data, opencompass_config, opencompass_outputs
 from evalshim.catalogue import Catalogue
-from evalshim.errors import ConfigError
+from evalshim.errors import ConfigError, did_you_mean
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, RunSpec, own, slug
 
 title = "OpenCompass"
 judge_key_variable = "OC_JUDGE_API_KEY"
 
+# What make_custom_dataset_config (0.5.4) reads of a set in a file.
+_OF_FILES = (
+    "bot_prompt", "data_type", "evaluator", "evaluator_kwargs", "human_prompt", "infer_method",
+    "input_columns", "meta_path", "options", "output_column", "template",
+)  # fmt: skip
+_DATA_TYPES = ("mcq", "qa", "circular-mcq")
 _OF_ENDPOINTS = ("temperature", "top_p", "seed", "system_prompt", "timeout", "extra_body", "retry")
 
 
@@ -26,7 +33,18 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
             "what is generated here runs in one process, beside its endpoint",
             "write a .py configuration, and give that to `shim run`",
         )
+    for dataset in dict.fromkeys(c.dataset for c in cells):
+        if dataset.path and dataset.format:
+            _check_file(dataset, spec)
     for cell in cells:
+        method = own(cell.dataset.upstream, "opencompass").get("infer_method")
+        if cell.dataset.format and method == "ppl" and cell.model.api_base:
+            raise ConfigError(
+                f"{cell.dataset.name}: infer_method: ppl",
+                f"it needs the likelihood of each option, and {cell.model.name} is behind an "
+                "endpoint, which does not tell",
+                "infer_method: gen, or a local model",
+            )
         if lost := [k for k in _OF_ENDPOINTS if cell.model.module and getattr(cell.model, k)]:
             raise ConfigError(
                 f"{cell.model.name}: {', '.join(lost)}",
@@ -40,6 +58,22 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
                 "OpenCompass",
                 "give the model an `api_base`, or one of `shim list models --backend opencompass`",
             )
+
+
+def _check_file(dataset: DatasetSpec, spec: RunSpec) -> None:
+    given = own(dataset.upstream, "opencompass")
+    for key in given:
+        if key not in _OF_FILES:
+            raise ConfigError(
+                f"{dataset.name}: OpenCompass's custom sets take no `{key}`", "",
+                did_you_mean(key, _OF_FILES) + f"known: {', '.join(_OF_FILES)}",
+            )  # fmt: skip
+    for key, known in (("infer_method", ("gen", "ppl")), ("data_type", _DATA_TYPES)):
+        if given.get(key, known[0]) not in known:
+            raise ConfigError(f"{dataset.name}: {key}: {given[key]}", f"one of {', '.join(known)}")
+    custom_data.check(
+        dataset.path or Path(), str(dataset.format), spec.limit, answers=spec.mode != "infer"
+    )
 
 
 def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:
@@ -116,6 +150,7 @@ def prepare(
     judge = spec.judge
     variables = {"OC_JUDGE_MODEL": judge.model, "OC_JUDGE_API_BASE": judge.api_base or ""}
     job = {
+        "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
         "config": str(config),
         "native": spec.config is not None,
         "limited": spec.limit is not None,

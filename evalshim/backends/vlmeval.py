@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalshim import registry
-from evalshim.adapters import custom_data, vlmeval_args, vlmeval_outputs
+from evalshim import plugin_files, registry
+from evalshim.adapters import custom_data, placing, vlmeval_args, vlmeval_outputs
 from evalshim.catalogue import Catalogue
+from evalshim.errors import ConfigError
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
 
 title = "VLMEvalKit"
@@ -18,9 +19,18 @@ judge_key_variable = "EVALSHIM_JUDGE_KEY"
 
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
-    for path in dict.fromkeys(c.dataset.path for c in cells):
-        if path:
-            custom_data.check_mcq(path, spec.limit, answers=spec.mode != "infer")
+    for dataset in dict.fromkeys(c.dataset for c in cells):
+        if dataset.path and dataset.format:
+            answers = spec.mode != "infer"
+            report = custom_data.check(dataset.path, dataset.format, spec.limit, answers=answers)
+            mine = [c.model for c in cells if c.dataset == dataset and not c.model.api_base]
+            if mine and (beyond := report.takes - {"video"}):
+                raise ConfigError(
+                    f"{mine[0].name} cannot be asked {dataset.name}",
+                    f"the file has {' and '.join(sorted(beyond))}; a model that VLMEvalKit runs "
+                    "itself takes one turn of text and pictures",
+                    "give the model an `api_base`",
+                )
 
 
 def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:
@@ -71,10 +81,13 @@ def prepare(
     # Upstream finds a custom set by name below $LMUData and unpacks its pictures there;
     # a folder of the run's own keeps two files of one name, and their pictures, apart.
     lmudata = folder / "LMUData"
+    answered = {}
     for dataset in dict.fromkeys(c.dataset for c in cells):
         if dataset.path:
-            custom_data.place(dataset.path, lmudata / f"{dataset.target}.tsv")
+            place = lmudata / f"{dataset.target}.tsv"
+            answered[dataset.name] = placing.place(dataset.path, dataset.format, place)
     job = {
+        "plugins": plugin_files.loaded_by(spec.plugins, "vlmeval"),
         "gpus": spec.gpus,
         "verify_data": spec.verify_data,
         "judge": vlmeval_args.judge_variables(spec.judge),
@@ -88,9 +101,15 @@ def prepare(
                 "class": cell.model.cls,
                 "model": vlmeval_args.model_arguments(cell.model),
                 "key_env": cell.model.key_variable,
-                "namespace": vlmeval_args.namespace(cell, spec, folder),
+                "namespace": {
+                    **vlmeval_args.namespace(cell, spec, folder),
+                    **({} if answered.get(cell.dataset.name, True) else {"mode": "infer"}),
+                },
                 "limit": spec.limit,
                 "lmudata": str(lmudata) if cell.dataset.path else None,
+                "format": cell.dataset.format,
+                "scorer": cell.dataset.scorer,
+                "answered": answered.get(cell.dataset.name, True),
                 "reuse": str(earlier[cell.id]) if cell.id in earlier else None,
             }
             for cell in cells

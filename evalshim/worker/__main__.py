@@ -42,7 +42,8 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def main() -> None:
+def _package() -> None:
+    """Make this folder the package evalshim_worker."""
     # Run by path, sys.path[0] is this folder; its modules are a package, not top-level names.
     sys.path = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
     spec = importlib.util.spec_from_file_location(
@@ -51,6 +52,10 @@ def main() -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules["evalshim_worker"] = package
     spec.loader.exec_module(package)
+
+
+def main() -> None:
+    _package()
     from evalshim_worker import channel
 
     channel.claim_stdout()
@@ -94,3 +99,9 @@ def _die_with_parent(pipe: int) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":
+    # A process of upstream's that was spawned, not forked: it reads cells too.
+    _package()
+    from evalshim_worker import literals
+
+    literals.read_cells_as_literals()

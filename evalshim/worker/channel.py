@@ -13,6 +13,7 @@ RANK = "EVALSHIM_RANK"
 _lock = threading.Lock()
 _events = None
 _hidden = []
+plugins = []  # files of the user's that were loaded
 
 
 def claim_stdout():
@@ -34,8 +35,34 @@ def emit(kind, cell=None, **data):
 def emit_failed(cell, error):
     """Report a cell that ended with the exception `error`."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    message = redact(str(error)) or type(error).__name__
+    message = redact(str(error))
+    if in_plugin(error) or not message or isinstance(error, AssertionError):
+        message = redact(said(error))
     emit("failed", cell, type=type(error).__name__, message=message, traceback=redact(text))
+
+
+def said(error):
+    """What an exception says: its type, its words or else the line that raised it, its place
+    in a plug-in."""
+    place, words = in_plugin(error), str(error)
+    if not words and error.__traceback__:
+        words = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return f"plug-in {place}: {text}" if place else text
+
+
+def in_plugin(error):
+    """The file and line of a plug-in in which `error` came up, if it did in one."""
+    files = {os.path.abspath(path) for path in plugins}
+    while error is not None:
+        if isinstance(error, SyntaxError) and os.path.abspath(error.filename or "") in files:
+            return f"{os.path.basename(error.filename)}, line {error.lineno}"
+        frames = traceback.extract_tb(error.__traceback__)
+        for frame in reversed(frames):
+            if os.path.abspath(frame.filename) in files:
+                return f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def section(cell=None):

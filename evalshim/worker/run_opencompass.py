@@ -3,6 +3,7 @@
 Job, beside what `__main__` says:
     config:    the configuration file; a generated one's `cells` say which of upstream's
                datasets and summary groups belong to which of ours
+    plugins:   files of the user's to load
     native:    the configuration is the user's own: each of its datasets, and each summary
                group over them, is a dataset of ours
     arguments: of the `opencompass` command, by the names that its parser gives them
@@ -23,7 +24,7 @@ import time
 import traceback
 from glob import escape, glob
 
-from . import catalogue, channel, health
+from . import catalogue, channel, health, plugins
 
 tally = None
 
@@ -34,6 +35,8 @@ def run(job):
     import opencompass.cli.main as upstream
 
     health.announce("opencompass", begun)
+    if not plugins.load(job):
+        return
     if job.get("count"):
         _count(job)
         return
@@ -59,8 +62,9 @@ def _count(job):
     """Report what each cell would ask, with its sets built as for a run."""
     from mmengine.config import Config
     from opencompass.utils import build_dataset_from_cfg
+    from opencompass.utils.run import try_fill_in_custom_cfgs
 
-    config = Config.fromfile(job["config"], format_python_code=False)
+    config = try_fill_in_custom_cfgs(Config.fromfile(job["config"], format_python_code=False))
     sizes, scorers = {}, {}
     for dataset in config.datasets:
         try:

@@ -6,19 +6,21 @@ Job, beside what `__main__` says:
     judge:       variables that name the user's judge, in force while answers are graded
     judge_key:   the variable that holds its key
     count:       true: only say what each cell would ask (`counted`)
+    plugins:     files of the user's to load
     cells: [{"id", "dataset": upstream's name of it, "dataset_config": its class and arguments
              or null, "label": upstream's name of the model, "class": of the model or null,
              "model": {keyword arguments of that class}, "key_env",
              "namespace": {attribute: value over what run.py's parser gives},
-             "limit", "lmudata": folder or null,
+             "limit", "lmudata": folder with data of the user's or null, "format" and "scorer"
+             of it, "answered": whether it has any answer,
              "reuse": folder with upstream's files of the model of an earlier run, or null}]
 `finished` adds: dataset_type, dataset_class, img_root (where it unpacks pictures),
 judge_model (upstream's name for it), judge_built, judge_failed (it did not work, and
-upstream did without), last_error (why the last answer that never came did not).
+upstream did without), answered (of the cell), last_error (why the last answer that never
+came did not).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
@@ -30,21 +32,27 @@ import time
 from functools import partial
 from pathlib import Path
 
-from . import channel, health, ranks, torchvision_ops
+from . import channel, custom_data, health, judging, literals, plugins, ranks, torchvision_ops
 
 
 def run(job):
     begun = time.monotonic()
     torchvision_ops.install()
     ranks.start(job)
+    judging.keep_from_models(job["judge"])
     runner = load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
     if together:
         ranks.join()
-    _notice_judges()
+    judging.notice()
+    literals.read_cells_as_literals()
+    custom_data.keep_pictures_in_their_folder()
     health.announce("vlmeval", begun)
+    if not plugins.load(job):
+        return
+    plugins.register()
     models = dict(runner.supported_VLM)
     if job.get("count"):
         for cell in job["cells"]:
@@ -87,10 +95,11 @@ def load_runner():
 
 def _count(runner, cell):
     """Report what a cell would ask, with the dataset built as for a run."""
-    with _variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+    with judging.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
         dataset = _build_dataset(
-            runner.build_dataset, runner, cell, (cell["dataset"],), dict(cell["namespace"])
-        )
+            runner.build_dataset, runner, cell, _Watch(cell), (cell["dataset"],),
+            dict(cell["namespace"]),
+        )  # fmt: skip
     dataset.data = taken(dataset.data, cell["limit"])
     requests = len(dataset)
     if getattr(dataset, "TYPE", "") == "MT":
@@ -118,7 +127,7 @@ def _run_cell(runner, cell, models, job):
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
     try:
-        with _variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+        with judging.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
             if getattr(args, "api_mode", False):
                 # Grading in this process: what watches it cannot be pickled for another.
                 args.debug = True
@@ -150,19 +159,6 @@ def _copy_earlier(cell, work_dir):
             shutil.copyfile(path, place)
 
 
-@contextlib.contextmanager
-def _variables(values):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
 def _known_datasets():
     from vlmeval.dataset import SUPPORTED_DATASETS
     from vlmeval.dataset.video_dataset_config import supported_video_datasets
@@ -172,10 +168,11 @@ def _known_datasets():
 
 def _report(cell, watch, errors):
     skipped = watch.status.get("skip_reason")
-    if watch.status.get("error_message") and errors.last is not None:
-        channel.emit_failed(cell["id"], errors.last)
+    failed = "error_message" in watch.status
+    if watch.raised is not None or (failed and errors.last is not None):
+        channel.emit_failed(cell["id"], watch.raised or errors.last)
         return
-    if watch.status.get("error_message") or watch.dataset is None:
+    if failed or watch.dataset is None:
         reason = watch.status.get("error_message") or skipped or "upstream built no dataset"
         raise RuntimeError(reason)
     channel.emit(
@@ -186,11 +183,13 @@ def _report(cell, watch, errors):
         files=watch.files,
         dataset_type=str(getattr(watch.dataset, "TYPE", "")),
         dataset_class=type(watch.dataset).__name__,
+        own_scale=type(watch.dataset).evaluate.__module__.startswith("evalshim_plugin_"),
         img_root=getattr(watch.dataset, "img_root", None),
         judge_model=watch.judge_model,
         judge_built=watch.judge_built,
         judge_failed=watch.judge_failed,
         last_error=channel.redact(watch.last_error),
+        answered=cell["answered"],
     )
 
 
@@ -200,11 +199,13 @@ class _Watch:
     def __init__(self, cell):
         self.cell = cell["id"]
         self.dataset = None
+        self.model = None
         self.status = {}
         self.files = {}
         self.total = 0
         self.done = 0
         self.last_error = ""
+        self.raised = None  # by a plug-in, where upstream made an answer of it
         self.judge_model = ""
         self.judge_built = False
         self.judge_failed = False
@@ -235,7 +236,9 @@ def _build_model(cell, models, watch, **overrides):
         model.api_base = api_base
         if key and hasattr(model, "key"):
             model.key = key
+    custom_data.send_as_written(model, cell["model"])
     _count_answers(model, watch)
+    watch.model = model
     return model
 
 
@@ -248,6 +251,8 @@ def _model_class(name, models):
     import vlmeval.api
     import vlmeval.vlm
 
+    if name in plugins.classes:
+        return plugins.classes[name]
     if name and name != "CustomAPIModel":
         if name in models:
             return models[name]
@@ -265,7 +270,7 @@ def _count_answers(model, watch):
         try:
             code, answer, response = generate_inner(*args, **kwargs)
         except Exception as error:
-            local.error = f"{type(error).__name__}: {error}"
+            local.error = channel.said(error)
             raise
         if code != 0:
             local.error = f"HTTP {code}: {getattr(response, 'text', '')[:200]}"
@@ -276,9 +281,33 @@ def _count_answers(model, watch):
         watch.answered(failure in str(answer), getattr(local, "error", ""))
         return answer
 
+    if hasattr(model, "chat_inner"):
+        _notice_what_chat_raises(model, watch)
     if getattr(model, "is_api", False):
         model.generate_inner = remember
     model.generate = counted
+
+
+def _notice_what_chat_raises(model, watch):
+    """BaseModel.chat and BaseAPI.chat (0.0.20) answer "Failed with all possible conversation
+    turns" where chat_inner raises; of a plug-in that is an error."""
+    chat, chat_inner, local = model.chat, model.chat_inner, threading.local()
+
+    def inner(*args, **kwargs):
+        try:
+            return chat_inner(*args, **kwargs)
+        except Exception as error:
+            local.error = error
+            raise
+
+    def noticed(*args, **kwargs):
+        local.error = None
+        answer = chat(*args, **kwargs)
+        if "Failed with all possible" in str(answer) and channel.in_plugin(local.error):
+            watch.raised = local.error
+        return answer
+
+    model.chat_inner, model.chat = inner, noticed
 
 
 # Patches of upstream: each wraps a function that run.py imported, anew for each cell.
@@ -298,14 +327,14 @@ def _prepared(build_dataset, runner, cell, watch, job):
     """
 
     def prepared(*args, **kwargs):
-        dataset = _build_dataset(build_dataset, runner, cell, args, kwargs)
+        dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
         if dataset is not None:
             whole = len(dataset.data)
             dataset.data = taken(dataset.data, cell["limit"])
             if not len(dataset.data):
                 raise ValueError(f"limit {cell['limit']} takes none of {whole} samples")
             watch.dataset, watch.total = dataset, len(dataset)
-            dataset.evaluate = _judged(dataset.evaluate, watch, job)
+            dataset.evaluate = judging.judged_by_the_users(dataset.evaluate, watch, job)
             channel.emit("progress", cell["id"], done=0, total=watch.total)
         return dataset
 
@@ -313,54 +342,20 @@ def _prepared(build_dataset, runner, cell, watch, job):
     return prepared
 
 
-def _build_dataset(build_dataset, runner, cell, args, kwargs):
+def _build_dataset(build_dataset, runner, cell, watch, args, kwargs):
     """Upstream's way for what it is: `--config` for a class with arguments and for a video
     setting, which build_dataset (0.0.20) gives arguments that it does not take."""
     from vlmeval.dataset.video_dataset_config import supported_video_datasets
 
     name = cell["dataset"]
     if cell["dataset_config"] or name in supported_video_datasets:
-        return runner.build_dataset_from_config({name: cell["dataset_config"] or {}}, name)
+        dataset = runner.build_dataset_from_config({name: cell["dataset_config"] or {}}, name)
+        if cell["scorer"]:
+            custom_data.score_by(dataset, cell["scorer"])
+        return dataset
+    if cell["format"]:
+        return custom_data.build(runner, cell, watch, lambda: build_dataset(*args, **kwargs))
     return build_dataset(*args, **kwargs)
-
-
-def _judged(evaluate, watch, job):
-    """The user's judge stands in the environment while answers are graded, and not before:
-    upstream's own API models read the same variables."""
-
-    def judged(*args, **kwargs):
-        key = os.environ.get(job["judge_key"])
-        variables = {**job["judge"], **({"OPENAI_API_KEY": key} if key else {})}
-        _judges.clear()
-        with _variables(variables):
-            try:
-                return evaluate(*args, **kwargs)
-            finally:
-                watch.judge_built = bool(_judges)
-                watch.judge_failed = "dead" in _judges
-
-    return judged
-
-
-_judges = []  # of the evaluation under way: "built", and "dead" for one that does not work
-
-
-def _notice_judges():
-    """Learn what grades: where a judge does not work upstream (0.0.20) warns and does without."""
-    from vlmeval.api.base import BaseAPI
-
-    init, working = BaseAPI.__init__, BaseAPI.working
-
-    def built(self, *args, **kwargs):
-        _judges.append("built")
-        init(self, *args, **kwargs)
-
-    def observed(self):
-        works = working(self)
-        _judges.extend([] if works else ["dead"])
-        return works
-
-    BaseAPI.__init__, BaseAPI.working = built, observed
 
 
 class _Same(str):
@@ -392,7 +387,7 @@ def _observed(upsert_dataset_status, watch):
     def observed(*args, **kwargs):
         watch.judge_model = kwargs.get("judge_model") or watch.judge_model
         for key in ("skip_reason", "error_message"):
-            if kwargs.get(key):
+            if kwargs.get(key) is not None:  # an assertion without words has an empty message
                 watch.status[key] = kwargs[key]
         if kwargs.get("prediction_file"):
             watch.files["prediction"] = os.path.abspath(kwargs["prediction_file"])

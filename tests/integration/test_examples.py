@@ -18,7 +18,13 @@ FILES = sorted(p for p in EXAMPLES.iterdir() if p.suffix in (".yaml", ".json"))
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    assert {p.name for p in EXAMPLES.iterdir()} == {*(p.name for p in FILES), "notebook.ipynb"}
+    used = "".join(p.read_text() for p in FILES)
+    others = {p.name for p in EXAMPLES.iterdir()} - {p.name for p in FILES} - {"notebook.ipynb"}
+
+    assert {name for name in others if name in used} == others
+    assert {p.name for p in (EXAMPLES / "data").iterdir() if p.suffix != ".png"} == {
+        p.name for p in (EXAMPLES / "data").iterdir() if f"data/{p.name}" in used
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
