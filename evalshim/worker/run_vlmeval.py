@@ -27,12 +27,21 @@ import os
 import re
 import shutil
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
 
-from . import channel, custom_data, health, judging, literals, plugins, ranks, torchvision_ops
+from . import (
+    channel,
+    custom_data,
+    health,
+    judging,
+    literals,
+    models,
+    plugins,
+    ranks,
+    torchvision_ops,
+)
 
 
 def run(job):
@@ -53,7 +62,7 @@ def run(job):
     if not plugins.load(job):
         return
     plugins.register()
-    models = dict(runner.supported_VLM)
+    known = dict(runner.supported_VLM)
     if job.get("count"):
         for cell in job["cells"]:
             try:
@@ -65,7 +74,7 @@ def run(job):
         channel.section(cell["id"])
         channel.emit("started", cell["id"])
         try:
-            _run_cell(runner, cell, models, job)
+            _run_cell(runner, cell, known, job)
         except Exception as error:
             channel.emit_failed(cell["id"], error)
             if together:  # where the other ranks are now nobody knows
@@ -97,7 +106,7 @@ def _count(runner, cell):
     """Report what a cell would ask, with the dataset built as for a run."""
     with judging.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
         dataset = _build_dataset(
-            runner.build_dataset, runner, cell, _Watch(cell), (cell["dataset"],),
+            runner.build_dataset, runner, cell, models.Watch(cell), (cell["dataset"],),
             dict(cell["namespace"]),
         )  # fmt: skip
     dataset.data = taken(dataset.data, cell["limit"])
@@ -109,14 +118,14 @@ def _count(runner, cell):
     channel.emit("counted", cell["id"], samples=len(dataset), requests=requests, scorer=kind)
 
 
-def _run_cell(runner, cell, models, job):
+def _run_cell(runner, cell, known, job):
     if cell["lmudata"] and cell["dataset"] in _known_datasets():
         # Upstream would look for its own data under that name, and download over the user's.
         raise ValueError(
             f"{cell['dataset']} is a dataset of VLMEvalKit's own; name yours otherwise"
         )
-    watch = _Watch(cell)
-    runner.supported_VLM[cell["label"]] = partial(_build_model, cell, models, watch)
+    watch = models.Watch(cell)
+    runner.supported_VLM[cell["label"]] = partial(models.build, cell, known, watch)
     runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch, job)
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
@@ -137,7 +146,7 @@ def _run_cell(runner, cell, models, job):
     finally:
         logging.getLogger("vlmeval").removeHandler(errors)
         runner.supported_VLM.clear()
-        runner.supported_VLM.update(models)
+        runner.supported_VLM.update(known)
     _report(cell, watch, errors)
 
 
@@ -191,123 +200,6 @@ def _report(cell, watch, errors):
         last_error=channel.redact(watch.last_error),
         answered=cell["answered"],
     )
-
-
-class _Watch:
-    """What is seen of one cell while upstream runs it."""
-
-    def __init__(self, cell):
-        self.cell = cell["id"]
-        self.dataset = None
-        self.model = None
-        self.status = {}
-        self.files = {}
-        self.total = 0
-        self.done = 0
-        self.last_error = ""
-        self.raised = None  # by a plug-in, where upstream made an answer of it
-        self.judge_model = ""
-        self.judge_built = False
-        self.judge_failed = False
-        self.lock = threading.Lock()
-
-    def answered(self, failed, error):
-        with self.lock:
-            self.done += 1
-            if failed:
-                self.last_error = error or self.last_error
-            channel.emit("progress", self.cell, done=self.done, total=self.total)
-
-
-def _build_model(cell, models, watch, **overrides):
-    """Upstream's model, with its answers counted.
-
-    `overrides` is what upstream hands to the local models of some names (use_vllm).
-    """
-    api_base = cell["model"].get("api_base")
-    arguments = dict(cell["model"]) if api_base else {**cell["model"], **overrides}
-    key = os.environ.get(cell["key_env"])
-    if key:
-        arguments["key"] = key
-    model = _model_class(cell["class"], models)(**arguments)
-    if api_base and hasattr(model, "api_base"):
-        # OpenAIWrapper (0.0.20) has addresses of its own for some model ids (`ernie`) and
-        # variables (BOYUE); the one that was asked for is the one that gets pictures and key.
-        model.api_base = api_base
-        if key and hasattr(model, "key"):
-            model.key = key
-    custom_data.send_as_written(model, cell["model"])
-    _count_answers(model, watch)
-    watch.model = model
-    return model
-
-
-def _model_class(name, models):
-    """A configured model of upstream's, or a class.
-
-    A checkout of open-compass/VLMEvalKit has no CustomAPIModel; GPT4V is the same
-    two lines over OpenAIWrapper.
-    """
-    import vlmeval.api
-    import vlmeval.vlm
-
-    if name in plugins.classes:
-        return plugins.classes[name]
-    if name and name != "CustomAPIModel":
-        if name in models:
-            return models[name]
-        return getattr(vlmeval.api, name, None) or getattr(vlmeval.vlm, name)
-    return getattr(vlmeval.api, "CustomAPIModel", None) or vlmeval.api.GPT4V
-
-
-def _count_answers(model, watch):
-    local = threading.local()
-    generate, generate_inner = model.generate, model.generate_inner
-    failure = getattr(model, "fail_msg", "Failed to obtain answer").strip()
-
-    def remember(*args, **kwargs):
-        local.error = ""
-        try:
-            code, answer, response = generate_inner(*args, **kwargs)
-        except Exception as error:
-            local.error = channel.said(error)
-            raise
-        if code != 0:
-            local.error = f"HTTP {code}: {getattr(response, 'text', '')[:200]}"
-        return code, answer, response
-
-    def counted(*args, **kwargs):
-        answer = generate(*args, **kwargs)
-        watch.answered(failure in str(answer), getattr(local, "error", ""))
-        return answer
-
-    if hasattr(model, "chat_inner"):
-        _notice_what_chat_raises(model, watch)
-    if getattr(model, "is_api", False):
-        model.generate_inner = remember
-    model.generate = counted
-
-
-def _notice_what_chat_raises(model, watch):
-    """BaseModel.chat and BaseAPI.chat (0.0.20) answer "Failed with all possible conversation
-    turns" where chat_inner raises; of a plug-in that is an error."""
-    chat, chat_inner, local = model.chat, model.chat_inner, threading.local()
-
-    def inner(*args, **kwargs):
-        try:
-            return chat_inner(*args, **kwargs)
-        except Exception as error:
-            local.error = error
-            raise
-
-    def noticed(*args, **kwargs):
-        local.error = None
-        answer = chat(*args, **kwargs)
-        if "Failed with all possible" in str(answer) and channel.in_plugin(local.error):
-            watch.raised = local.error
-        return answer
-
-    model.chat_inner, model.chat = inner, noticed
 
 
 # Patches of upstream: each wraps a function that run.py imported, anew for each cell.

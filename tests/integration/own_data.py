@@ -147,20 +147,20 @@ Which image shows a dog?\t["<image 1>", "<image 2>", "<image 3>", "<image 4>"]\t
 
 LEGACY_MCQ = """\
 index\tcategory\tanswer\tquestion\tA\tB\tC\tD\timage_path
-1\tAnimals\tA\tWhat animal is this?\tDog\tCat\tTiger\tElephant\t/root/LMUData/images/custom_mcq/dog.jpg
-2\tBuildings\tD\tWhat building is this?\tSchool\tHospital\tPark\tMuseum\t/root/LMUData/images/custom_mcq/AMNH.jpg
-3\tCities\tB\tWhich city's skyline is this?\tNew York\tTokyo\tShanghai\tParis\t/root/LMUData/images/custom_mcq/tokyo.jpg
-4\tVehicles\tC\tWhat is the brand of this car?\tBMW\tAudi\tTesla\tMercedes\t/root/LMUData/images/custom_mcq/tesla.jpg
-5\tActivities\tA\tWhat is the person in the picture doing?\tRunning\tSwimming\tReading\tSinging\t/root/LMUData/images/custom_mcq/running.jpg
+1\tAnimals\tA\tWhat animal is this?\tDog\tCat\tTiger\tElephant\tHOME/LMUData/images/custom_mcq/dog.jpg
+2\tBuildings\tD\tWhat building is this?\tSchool\tHospital\tPark\tMuseum\tHOME/LMUData/images/custom_mcq/AMNH.jpg
+3\tCities\tB\tWhich city's skyline is this?\tNew York\tTokyo\tShanghai\tParis\tHOME/LMUData/images/custom_mcq/tokyo.jpg
+4\tVehicles\tC\tWhat is the brand of this car?\tBMW\tAudi\tTesla\tMercedes\tHOME/LMUData/images/custom_mcq/tesla.jpg
+5\tActivities\tA\tWhat is the person in the picture doing?\tRunning\tSwimming\tReading\tSinging\tHOME/LMUData/images/custom_mcq/running.jpg
 """  # noqa: E501
 
 LEGACY_VQA = """\
 index\tanswer\tquestion\timage_path
-1\tDog\tWhat animal is this?\t/root/LMUData/images/custom_mcq/dog.jpg
-2\tMuseum\tWhat building is this?\t/root/LMUData/images/custom_mcq/AMNH.jpg
-3\tTokyo\tWhich city's skyline is this?\t/root/LMUData/images/custom_mcq/tokyo.jpg
-4\tTesla\tWhat is the brand of this car?\t/root/LMUData/images/custom_mcq/tesla.jpg
-5\tRunning\tWhat is the person in the picture doing?\t/root/LMUData/images/custom_mcq/running.jpg
+1\tDog\tWhat animal is this?\tHOME/LMUData/images/custom_mcq/dog.jpg
+2\tMuseum\tWhat building is this?\tHOME/LMUData/images/custom_mcq/AMNH.jpg
+3\tTokyo\tWhich city's skyline is this?\tHOME/LMUData/images/custom_mcq/tokyo.jpg
+4\tTesla\tWhat is the brand of this car?\tHOME/LMUData/images/custom_mcq/tesla.jpg
+5\tRunning\tWhat is the person in the picture doing?\tHOME/LMUData/images/custom_mcq/running.jpg
 """
 
 # The configuration of both sections; they differ in the name of the data.

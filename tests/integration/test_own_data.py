@@ -615,7 +615,7 @@ def _legacy(folder: Path, name: str, text: str, url: str) -> None:
     """The document's files, with the home of this test in the place of /root."""
     for source, (colour, size) in own_data.IMAGES.items():
         put(folder / "LMUData/images/custom_mcq" / Path(source).name, picture(colour, "JPEG", size))
-    put(folder / "LMUData" / f"{name}.tsv", text.replace("/root/", f"{folder}/"))
+    put(folder / "LMUData" / f"{name}.tsv", text.replace("HOME/", f"{folder}/"))
     config = own_data.LEGACY_YAML.replace("custom_mcq", name)
     config = config.replace("http://localhost:8000/v1/chat/completions", url)
     put(folder / "config.yaml", config)
