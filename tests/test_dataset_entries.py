@@ -12,8 +12,9 @@ import yaml
 
 from evalshim import config
 from evalshim.adapters.scorers import SCORERS
+from evalshim.backends import vlmeval
 from evalshim.errors import ConfigError
-from evalshim.spec import DatasetSpec, RunSpec
+from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec
 
 JUDGE = {"model": "qwen-plus", "api_base": "http://127.0.0.1:9/v1", "key": "EMPTY"}
 FILES = {
@@ -347,3 +348,35 @@ class TestRoundTrip:
 
         assert _again(spec) == spec
         assert _again(spec).datasets[0].path == tmp_path / "vqa.tsv"
+
+
+class TestLocalModels:
+    """What a model that VLMEvalKit runs itself cannot be asked is said before the run."""
+
+    @pytest.mark.parametrize(
+        ("messages", "named"),
+        [
+            ([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+              {"role": "user", "content": "r"}], "several turns"),
+            ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {
+                "data": "tone.wav", "format": "wav"}}]}], "audio"),
+            ([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], ""),
+        ],
+        ids=["turns", "audio", "one-turn"],
+    )  # fmt: skip
+    def test_one_turn_of_text_and_pictures(
+        self, tmp_path: Path, messages: list[dict[str, Any]], named: str
+    ) -> None:
+        (tmp_path / "tone.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt " + bytes(20))
+        path = tmp_path / "chat.jsonl"
+        path.write_text(json.dumps({"messages": messages, "answer": "a"}) + "\n")
+        dataset = DatasetSpec("chat", "vlmeval", "chat", path=path, format="general_vqa")
+        local = Cell("m-chat", ModelSpec("m", "m", cls="Qwen2VLChat"), dataset)
+        served = Cell("s-chat", ModelSpec("s", "s", api_base="http://h/v1"), dataset)
+
+        vlmeval.check([served], RunSpec())
+        if not named:
+            vlmeval.check([local], RunSpec())
+            return
+        with pytest.raises(ConfigError, match=f"m cannot be asked chat(.|\n)*{named}"):
+            vlmeval.check([served, local], RunSpec())
