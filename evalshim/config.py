@@ -158,6 +158,13 @@ def parse(
         for i, name in enumerate(known.get("plugins", ()))
     )
     plugins = [plugin_files.read(path) for path in known["plugins"]]
+    for one, other in itertools.combinations(plugins, 2):
+        if twice := {*one.classes} & {*other.classes}:
+            raise ConfigError(
+                f"{one.path.name} and {other.path.name} both define {', '.join(sorted(twice))}",
+                "a configuration names a class by its name alone",
+                "rename one",
+            )
     reading = Reading(words, beside, known.get("python"), say, plugins)
     if "config" in raw:
         return _of_upstreams_own(raw, known, reading)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalshim import readers, registry
+from evalshim import plugin_files, readers, registry
 from evalshim.adapters.custom_data import FORMATS, SUFFIXES, recognise
 from evalshim.adapters.scorers import SCORERS
 from evalshim.errors import ConfigError, did_you_mean
@@ -153,6 +153,12 @@ def _of_class(given: Mapping[str, Any], where: str, reading: Reading) -> Dataset
                 "leave `dataset` out",
             )  # fmt: skip
         path = data_path(given["path"], f"{where}.path", reading.beside)
+        if path.suffix != ".tsv" or given.get("format", "mcq") not in ("mcq", "vqa"):
+            raise ConfigError(
+                f"{where}: {given['class']} over {path.name}",
+                "a class of VLMEvalKit's reads a TSV of its own",
+                f"shim convert {path.name} {path.stem}.tsv",
+            )
         found = replace(found, path=path, format=given.get("format"))
     return _configured(found, name, arguments, where, reading)
 
@@ -220,7 +226,7 @@ def check_scorer(dataset: DatasetSpec, spec: RunSpec) -> None:
     """A set of questions of the user's own is scored by what is named, or by a plug-in."""
     if spec.mode == "infer":
         return
-    named = dataset.scorer or dataset.cls or spec.plugins
+    named = dataset.scorer or dataset.cls or any(plugin_files.read(p).scores for p in spec.plugins)
     if dataset.format in ("vqa", "general_vqa") and not named:
         raise ConfigError(
             f"{dataset.name}: no scorer",

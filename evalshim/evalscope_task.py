@@ -100,17 +100,24 @@ def _model(raw: Mapping[str, Any], model: str) -> dict[str, Any]:
     for key in ("timeout", "seed"):
         if raw.get(key) is not None:
             entry[key] = raw[key]
-    generation = raw.get("generation_config") or {}
-    if not isinstance(generation, Mapping):
-        raise readers.wrong("generation_config", generation, "a mapping")
-    for key, value in generation.items():
+    return {**entry, **_generation(raw.get("generation_config"), "generation_config")}
+
+
+def _generation(given: Any, where: str) -> dict[str, Any]:
+    """EvalScope's generation settings, as keys of a model of ours."""
+    given = readers.body(given or {}, where)
+    body = readers.body(given.get("extra_body") or {}, f"{where}.extra_body")
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in ("extra_headers", "extra_query"):
+            raise ConfigError(
+                f"{where}.{key}: not sent", "VLMEvalKit has no way to", "leave it out"
+            )
         if key in _GENERATION:
-            entry[_GENERATION[key]] = value
-        elif key == "extra_body":
-            entry["extra_body"] = {**entry.get("extra_body", {}), **value}
-        elif key not in ("stream", "batch_size", "n"):
-            entry["extra_body"] = {**entry.get("extra_body", {}), key: value}
-    return entry
+            found[_GENERATION[key]] = value
+        elif key not in ("stream", "batch_size", "n", "extra_body"):
+            body = {**body, key: value}
+    return {**found, **({"extra_body": body} if body else {})}
 
 
 def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -121,7 +128,8 @@ def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
             "toolkits",
             did_you_mean(name, DATASETS) + "`shim list datasets` names what the toolkits have",
         )
-    arguments = (raw.get("dataset_args") or {}).get(name) or {}
+    given = readers.body(raw.get("dataset_args") or {}, "dataset_args")
+    arguments = readers.body(given.get(name) or {}, f"dataset_args.{name}")
     readers.no_unknown(
         arguments, ("local_path", "dataset_id", "subset_list"), f"dataset_args.{name}"
     )
@@ -134,6 +142,7 @@ def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
     path = Path(str(folder)).expanduser()
     subsets = arguments.get("subset_list") or ([path.stem] if path.is_file() else ["default"])
+    subsets = [subsets] if isinstance(subsets, str) else subsets
     return [
         {
             "name": slug(f"{name}_{subset}"),
@@ -181,10 +190,10 @@ def _judge(raw: Mapping[str, Any], found: dict[str, Any]) -> None:
         **_key(arguments.get("api_key")),
     }
     # VLMEvalKit's --judge-args go to the judge's class; ShortQA sets the temperature itself.
+    settings = _generation(arguments.get("generation_config"), "judge_model_args.generation_config")
+    settings = {**settings, **settings.pop("extra_body", {})}
     given = {
-        "judge_args": json.dumps(arguments["generation_config"])
-        if arguments.get("generation_config")
-        else None,
+        "judge_args": json.dumps(settings) if settings else None,
         "judge_api_nproc": raw.get("judge_worker_num"),
     }
     given = {key: value for key, value in given.items() if value is not None}

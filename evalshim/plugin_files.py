@@ -21,12 +21,14 @@ class PluginFile:
         classes: Those it defines at its top level.
         datasets: Dataset name -> the class whose DATASET_URL has it.
         backends: The upstreams that it imports; a worker of another does not load it.
+        scores: Whether it says anything of how answers are evaluated.
     """
 
     path: Path
     classes: tuple[str, ...]
     datasets: Mapping[str, str]
     backends: frozenset[BackendName]
+    scores: bool = False
 
 
 def read(path: Path) -> PluginFile:
@@ -54,7 +56,9 @@ def read(path: Path) -> PluginFile:
         if (module := name.partition(".")[0]) in _PACKAGES
     }
     datasets = {name: cls.name for cls in classes for name in _names(cls)}
-    return PluginFile(path, tuple(c.name for c in classes), datasets, frozenset(imported))
+    names = tuple(c.name for c in classes)
+    scores = b"evaluate" in path.read_bytes()
+    return PluginFile(path, names, datasets, frozenset(imported), scores)
 
 
 def loaded_by(paths: tuple[Path, ...], backend: BackendName) -> list[str]:

@@ -543,7 +543,7 @@ class TestGoodFile:
 class TestFormat:
     @pytest.mark.parametrize("name", ["x.txt", "x.json", "x.xlsx", "x", "x.TSV.gz"])
     def test_is_not_known_of_another_suffix(self, data: Tsv, name: str) -> None:
-        with pytest.raises(ConfigError, match=r"none of \.tsv, \.jsonl, \.csv"):
+        with pytest.raises(ConfigError, match=r"none of \.csv, \.jsonl, \.tsv"):
             custom_data.recognise(data(name, MCQ + PET))
 
     def test_options_as_columns_win_over_a_list(self, data: Tsv) -> None:
@@ -1131,13 +1131,17 @@ class TestPlaceGeneral:
             str(tmp_path / "img" / "0.png"), "[]",
         ]  # fmt: skip
 
-    def test_what_only_a_class_of_the_users_knows_is_linked(
+    def test_what_only_a_class_of_the_users_knows_gets_what_the_base_class_needs(
         self, data: Tsv, tmp_path: Path
     ) -> None:
-        path = data("x.tsv", "anything\nat all\n")
+        """ImageBaseDataset.build_prompt takes one of `image` and `image_path` for given."""
+        plain = data("x.tsv", "anything\nat all\n")
+        pictured = data("y.tsv", "anything\timage\nat all\tAAAA\n")
 
-        assert placing.place(path, None, tmp_path / "out" / "x.tsv") is True
-        assert (tmp_path / "out" / "x.tsv").resolve() == path.resolve()
+        assert placing.place(plain, None, tmp_path / "out" / "x.tsv") is True
+        assert placing.place(pictured, None, tmp_path / "out" / "y.tsv") is True
+        assert (tmp_path / "out" / "x.tsv").read_text() == "anything\timage_path\nat all\t[]\n"
+        assert (tmp_path / "out" / "y.tsv").resolve() == pictured.resolve()
 
     def test_half_a_file_never_bears_the_name(
         self, data: Tsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

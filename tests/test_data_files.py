@@ -113,6 +113,31 @@ def test_a_file_is_converted(tmp_path: Path) -> None:
     assert _shim("convert", str(source), str(target)).exit_code == 2  # never overwritten
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("a.tsv", GOOD.replace("\tx\n", "\tOverall\n"), "a category named Overall"),
+        (
+            "a.tsv",
+            "index\tquestion\tA\tB\tanswer\timage\timage_path\n1\tq\ta\tb\tA\t\tx.png\n",
+            "line 2, column image: no picture",
+        ),
+        (
+            "a.jsonl",
+            '{"question": "q", "options": ["a", "b"], "answer": "A", "hint": "<image 2>"}\n',
+            "no image for <image 2>",
+        ),
+    ],
+    ids=["overall", "two-places", "hint"],
+)
+def test_what_would_change_a_score_without_a_word(
+    tmp_path: Path, name: str, text: str, part: str
+) -> None:
+    (tmp_path / name).write_text(text)
+
+    assert part in _shim("check", str(tmp_path / name)).output
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "large.tsv"
     with path.open("w") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class TestFormat:
     def test_of_no_data_file(self, raw: Raw, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("hello")
 
-        _refused(raw("notes.txt"), "notes.txt: no data file", "none of .tsv, .jsonl, .csv")
+        _refused(raw("notes.txt"), "notes.txt: no data file", "none of .csv, .jsonl, .tsv")
 
     @pytest.mark.parametrize("name", ["folder.tsv", "folder"])
     def test_of_a_folder(self, raw: Raw, tmp_path: Path, name: str) -> None:
@@ -380,3 +381,51 @@ class TestLocalModels:
             return
         with pytest.raises(ConfigError, match=f"m cannot be asked chat(.|\n)*{named}"):
             vlmeval.check([served, local], RunSpec())
+
+
+class TestRefusedBeforeTheRun:
+    """What upstream would leave out, or count as wrong, without a word."""
+
+    def test_unanswered_rows_where_a_scorer_needs_answers(self, tmp_path: Path) -> None:
+        path = tmp_path / "chat.jsonl"
+        asked = {"messages": [{"role": "user", "content": "q"}]}
+        path.write_text(json.dumps({**asked, "answer": "5"}) + "\n" + json.dumps(asked) + "\n")
+        dataset = DatasetSpec("chat", "vlmeval", "chat", path=path, format="general_vqa")
+        model = ModelSpec("s", "s", api_base="http://h/v1")
+
+        for scorer in ("", "bleu_rouge"):
+            vlmeval.check([Cell("x", model, replace(dataset, scorer=scorer))], RunSpec())
+        cell = Cell("x", model, replace(dataset, scorer="accuracy"))
+        vlmeval.check([cell], RunSpec(mode="infer"))
+        with pytest.raises(ConfigError, match="1 of 2 rows have no answer"):
+            vlmeval.check([cell], RunSpec())
+
+    @pytest.mark.parametrize("row", ["2\tr\tcat\tdog\tB\textra", '2\t"r\tcat\tdog\tB'])
+    def test_a_row_that_would_be_lost_to_a_class(self, tmp_path: Path, row: str) -> None:
+        path = tmp_path / "mine.tsv"
+        path.write_text(FILES["mcq.tsv"] + row + "\n")
+        cell = Cell(
+            "x", ModelSpec("s", "s", api_base="http://h/v1"),
+            DatasetSpec("mine", "vlmeval", "mine", "Mine", path=path),
+        )  # fmt: skip
+
+        with pytest.raises(ConfigError, match="line 3"):
+            vlmeval.check([cell], RunSpec())
+
+    def test_a_class_reads_a_tsv(self, raw: Raw, tmp_path: Path) -> None:
+        plugins = {"plugins": [str(tmp_path / "mine.py")]}
+
+        _refused(
+            raw("asked.jsonl", run=plugins, **{"class": "MineDataset"}), "asked.jsonl", "convert"
+        )
+
+    def test_two_plug_ins_with_one_class(self, raw: Raw, tmp_path: Path) -> None:
+        (tmp_path / "two.py").write_text("class MyModel:\n    pass\n")
+        plugins = {"plugins": [str(tmp_path / name) for name in ("mine.py", "two.py")]}
+
+        _refused(raw("mcq.tsv", run=plugins), "mine.py and two.py both define MyModel")
+
+    def test_a_plug_in_that_evaluates_nothing_is_no_scorer(self, raw: Raw, tmp_path: Path) -> None:
+        (tmp_path / "model.py").write_text("class Mine:\n    def generate_inner(self): ...\n")
+
+        _refused(raw("vqa.tsv", run={"plugins": [str(tmp_path / "model.py")]}), "vqa: no scorer")

@@ -138,6 +138,10 @@ def test_a_folder_without_subsets_named_has_a_default_one(
         ({"judge_strategy": "llm"}, ("no judge", "judge_model_args")),
         ({"judge_strategy": "never"}, ("judge_strategy: 'never'",)),
         ({"generation_config": 5}, ("generation_config: 5",)),
+        ({"generation_config": {"extra_headers": {"a": "b"}}}, ("extra_headers", "leave it out")),
+        ({"generation_config": {"extra_body": "x"}}, ("generation_config.extra_body",)),
+        ({"dataset_args": ["x"]}, ("dataset_args: ['x']",)),
+        ({"dataset_args": {"general_vqa": "x"}}, ("dataset_args.general_vqa: 'x'",)),
     ],
     ids=str,
 )

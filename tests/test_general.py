@@ -520,7 +520,7 @@ class TestTakes:
         ("messages", "what"),
         [
             ([{"role": "user", "content": "q"}], []),
-            ([{"role": "user", "content": [_text("q"), _picture(URL)]}], []),
+            ([{"role": "user", "content": [_text("q"), _picture(URL)]}], ["pictures by URL"]),
             ([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], []),
             (
                 [{"role": "user", "content": "q"}, {"role": "user", "content": "r"}],

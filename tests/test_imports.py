@@ -48,7 +48,7 @@ ALLOWED = {
         "readers", *SHARED,
     },
     "model_entries": {"envs", "readers", "reading", *SHARED},
-    "dataset_entries": {"adapters", "readers", "reading", "registry", *SHARED},
+    "dataset_entries": {"adapters", "plugin_files", "readers", "reading", "registry", *SHARED},
     "reading": {"catalogue", "dialects", "envs", "plugin_files", "readers", *SHARED},
     "plugin_files": SHARED,
     "readers": {"errors", "spec"},

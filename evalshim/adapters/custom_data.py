@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mimetypes
 import re
-import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,10 +33,11 @@ SUFFIXES = {
 # VLMEvalKit (ImageBaseDataset.__init__, 0.0.20): a shorter `image` cell is the index of
 # the row whose picture this one shares.
 SHORTEST_PICTURE = 65
+# Above it VLMEvalKit (CustomMCQDataset.load_data, 0.0.20) unpacks a file first.
+_UNPACKED = 2**30
 # What a TSV of upstream's may have beside the question.
 FACTS = ("category", "l2-category", "split", "hint")
 _SHOWN = 8
-_LETTERS = string.ascii_uppercase
 
 
 @dataclass
@@ -74,9 +74,10 @@ def recognise(path: Path) -> str:
     Raises:
         ConfigError: It is none of `FORMATS`.
     """
-    if path.suffix not in (".tsv", ".jsonl", ".csv"):
+    known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+    if path.suffix not in known:
         raise ConfigError(
-            f"{path.name}: no data file", "its name ends in none of .tsv, .jsonl, .csv",
+            f"{path.name}: no data file", f"its name ends in none of {', '.join(sorted(known))}",
             "`shim check` knows: " + "; ".join(FORMATS.values()),
         )  # fmt: skip
     names = set(tables.columns(path))
@@ -220,6 +221,11 @@ def _counted(report: Report, rows: Iterator[Row]) -> Iterator[Row]:
         report.answered += not tables.empty(row.cells.get("answer"))
         if category := row.cells.get("category"):
             report.categories[str(category)] += 1
+            if category == "Overall":
+                _Say(report, row.line)(
+                    "a category named Overall", "that is what the score of all is called",
+                    "name it otherwise", "category",
+                )  # fmt: skip
         yield row
 
 
@@ -237,7 +243,7 @@ class _Say:
 
 
 def _look_mcq(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
-    letters = [letter for letter in _LETTERS if letter in names]
+    letters = [letter for letter in general.LETTERS if letter in names]
     for row in _asked(report, rows, names):
         say = _Say(report, row.line)
         shown = [letter for letter in letters if row.cells[letter] not in tables.NO_VALUES]
@@ -256,7 +262,9 @@ def _look_at_letter(row: Row, shown: Sequence[str], say: _Say) -> None:
     if answer is None:
         say("no answer", "", "one of the letters, or run with `mode: infer`", "answer")
         return
-    text = row.cells.get(answer) if isinstance(answer, str) and answer in set(_LETTERS) else ""
+    text = (
+        row.cells.get(answer) if isinstance(answer, str) and answer in set(general.LETTERS) else ""
+    )
     why = f"the row has options {', '.join(shown)}"
     say(f"{str(answer)[:60]!r} names no option",
         why + (f"; VLMEvalKit takes {text!r} for an empty cell" if text else ""),
@@ -277,6 +285,7 @@ def _asked(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Iterato
     lines: dict[str, int] = {}
     whole: set[str] = set()
     shared: list[tuple[int, str]] = []
+    bare = 0
     find = finder(report.path)
     for row in rows:
         say = _Say(report, row.line)
@@ -296,6 +305,11 @@ def _asked(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Iterato
                     say("not a picture", why, "replace it", "image")
         elif picture:
             shared.append((row.line, picture))
+        elif "image" in names:
+            bare += 1
+            if not tables.empty(row.cells.get("image_path")):
+                say("no picture", "the file keeps its pictures in `image`, and VLMEvalKit then "
+                    "reads no `image_path`", "put the picture into `image`", "image")  # fmt: skip
         if "image" not in names:
             for name in names_in(row.cells.get("image_path", "")):
                 report.pictures += 1
@@ -307,6 +321,12 @@ def _asked(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Iterato
                     say(f"{path.name}: not a picture to VLMEvalKit", "it goes by the suffix of "
                         "the name", "rename the file: .png, .jpg, ...", "image_path")  # fmt: skip
         yield row
+    if bare and report.size > _UNPACKED:
+        _Say(report, None)(
+            f"{bare} rows without a picture in a file above 1 GB",
+            "VLMEvalKit unpacks the pictures of so large a file, and each row must have one",
+            "name the pictures in `image_path`", "image",
+        )  # fmt: skip
     for line, index in shared:
         if index not in whole:
             _Say(report, line)(
@@ -315,10 +335,12 @@ def _asked(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Iterato
                 "give the base64 of a picture, or the index of a row with one", "image",
             )  # fmt: skip
     kind = next((k for k in (int, float) if all(_reads(k, index) for index in lines)), None)
+    if kind is None:
+        return
     numbers: dict[float, str] = {}
-    for index, line in lines.items() if kind else ():
+    for index, line in lines.items():
         # Upstream reads a column of numbers as numbers: 1 and 01 are one index.
-        first = numbers.setdefault(kind(index), index) if kind else index
+        first = numbers.setdefault(kind(index), index)
         if first != index:
             _duplicate(_Say(report, line), index, lines[first], line)
 
@@ -376,12 +398,14 @@ def _look_general_vmcq(report: Report, rows: Iterator[Row], names: Sequence[str]
         if not str(row.cells.get("question") or "").strip():
             say("no question", "", "every row needs one")
         found = general.options(row.cells, _Say(report, row.line, "options"))
-        text = "\n".join([str(row.cells.get("question")), *found])
+        text = general.text_of(row.cells, found)
         media = general.media(row.cells, text, find, say)
         general.interleaved(text, media, say)
         report.takes.update(name.partition(" ")[0] for name in media if "image" not in name)
         report.pictures += sum(name.startswith("image") for name in media)
-        shown = [c for c, o in zip(_LETTERS, found, strict=False) if o not in tables.NO_VALUES]
+        shown = [
+            c for c, o in zip(general.LETTERS, found, strict=False) if o not in tables.NO_VALUES
+        ]
         if found:
             _look_at_letter(row, shown, say)
 
@@ -404,7 +428,7 @@ def _look_text(report: Report, rows: Iterator[Row], names: Sequence[str]) -> Non
 
 
 def _look_text_mcq(report: Report, rows: Iterator[Row], names: Sequence[str]) -> None:
-    letters = [letter for letter in _LETTERS if letter in names]
+    letters = [letter for letter in general.LETTERS if letter in names]
 
     def looked() -> Iterator[Row]:
         for row in rows:

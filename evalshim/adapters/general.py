@@ -10,7 +10,7 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,12 @@ def options(record: Mapping[str, Any], say: Say) -> list[str]:
             return [str(option) for option in listed]
     say("no list of 2 to 26 options, texts each", why, 'e.g. ["Dog", "Cat"]')
     return []
+
+
+def text_of(record: Mapping[str, Any], options: Sequence[str]) -> str:
+    """All of a General-VMCQ record in which a placeholder may stand, in the order of the prompt."""
+    hint = record.get("hint")
+    return "\n".join([*([str(hint)] if hint else []), str(record.get("question")), *options])
 
 
 def malformed(error: Exception) -> tuple[str, str, str]:
@@ -188,6 +194,8 @@ def takes(found: list[Any]) -> Iterator[str]:
                 yield "audio"
             elif part["type"] == "video_url":
                 yield "video"
+            elif part["type"] == "image_url" and part["image_url"]["url"].startswith("http"):
+                yield "pictures by URL"
 
 
 def _shown(part: Mapping[str, Any]) -> str:

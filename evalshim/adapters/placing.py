@@ -6,7 +6,6 @@ import base64
 import contextlib
 import csv
 import json
-import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,10 @@ def place(path: Path, format: str | None, destination: Path) -> bool:
     if format and format.startswith("general_"):
         return _translate(path, format, destination)
     columns = tables.columns(path)
-    if "image_path" not in columns and ("image" in columns or format != "vqa"):
+    if "image_path" not in columns and ("image" in columns or format == "mcq"):
         destination.symlink_to(path)
         return True
-    _with_absolute_paths(path, columns, destination, "image_path" in columns or format == "vqa")
+    _with_absolute_paths(path, columns, destination, "image_path" in columns or format != "mcq")
     return True
 
 
@@ -89,7 +88,7 @@ def _with_absolute_paths(
 def _translate(path: Path, format: str, destination: Path) -> bool:
     """A General format as a TSV of upstream's, and what is asked beside it."""
     facts, most, answered = _extent(path, format)
-    letters = list(string.ascii_uppercase[:most])
+    letters = list(general.LETTERS[:most])
     find = finder(path)
     part = destination.with_suffix(".jsonl.part")
     with (
@@ -104,7 +103,7 @@ def _translate(path: Path, format: str, destination: Path) -> bool:
             else:
                 given = general.options(row.cells, _quiet)
                 question = str(row.cells["question"])
-                text = "\n".join([question, *given])
+                text = general.text_of(row.cells, given)
                 what = {"media": general.media(row.cells, text, find, _quiet)}
             as_asked.write(json.dumps(what, ensure_ascii=False) + "\n")
             given = given + [""] * (most - len(given))
@@ -139,7 +138,7 @@ def _convert_text(path: Path, destination: Path) -> None:
 def _convert_general(path: Path, format: str, destination: Path) -> None:
     """As a TSV alone: the pictures of a row go before its question."""
     facts, most, _ = _extent(path, format)
-    letters = list(string.ascii_uppercase[:most])
+    letters = list(general.LETTERS[:most])
     inline = any(
         not url.startswith(general.FILE)
         for row in tables.rows(path, [])
@@ -169,13 +168,14 @@ def _parts(path: Path, row: Row, format: str) -> tuple[str, list[str], list[Any]
         return question, [], [part for part in parts if part["type"] != "text"]
     given = general.options(row.cells, _quiet)
     question = str(row.cells["question"])
-    text = "\n".join([question, *given])
+    text = general.text_of(row.cells, given)
     return question, given, list(general.media(row.cells, text, find, _quiet).values())
 
 
 def _fits(path: Path, row: Row, asked: Sequence[Mapping[str, Any]]) -> None:
     roles = {m["role"] for m in asked}
-    lost = [*general.takes(list(asked)), *(["a system prompt"] if roles - {"user"} else [])]
+    beyond = [what for what in general.takes(list(asked)) if what != "pictures by URL"]
+    lost = [*beyond, *(["a system prompt"] if roles - {"user"} else [])]
     if lost:
         raise ConfigError(
             f"{path.name}: line {row.line}: {', '.join(dict.fromkeys(lost))}",

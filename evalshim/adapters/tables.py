@@ -109,18 +109,36 @@ def columns(path: Path) -> list[str]:
             return next(_records(path, file))[1]
     except StopIteration:
         empty = Defect("empty file", "", "put your data in it")
-        raise _unreadable(path, next(iter(defects), empty)) from None
+        raise unreadable(path, next(iter(defects), empty)) from None
     except Defective as error:
-        raise _unreadable(path, error.defect) from error
+        raise unreadable(path, error.defect) from error
 
 
-def _unreadable(path: Path, defect: Defect) -> ConfigError:
+def unreadable(path: Path, defect: Defect) -> ConfigError:
+    """What is said of a file that cannot be read."""
     return ConfigError(f"{path.name}: {defect}", "", f"mend {path}: {defect.cure}".rstrip(": "))
 
 
 def empty(cell: Any) -> bool:
     """Whether a cell has no value, as upstream's pandas sees it."""
     return cell is None or (isinstance(cell, str) and cell in NO_VALUES)
+
+
+def check_form(path: Path) -> None:
+    """Read a file to its end.
+
+    Raises:
+        ConfigError: A row of it would be lost.
+    """
+    defects: list[Defect] = []
+    try:
+        defects += form(path)
+        for _ in rows(path, defects):
+            pass
+    except Defective as error:
+        raise unreadable(path, error.defect) from error
+    if found := next((d for d in defects if d.fatal), None):
+        raise unreadable(path, found)
 
 
 def near(name: str, known: list[str]) -> str | None:

@@ -138,8 +138,8 @@ def _unit(key: str, value: Any, cell: Cell, finished: Mapping[str, Any]) -> Unit
     if counts or finished.get("own_scale"):
         return "raw"
     kinds = {finished["dataset_type"], finished["dataset_class"]}
-    if kinds & {*_FRACTION_TYPES, *_FRACTION_CLASSES} or key.startswith(
-        _OF_TEXT, key.find("|") + 1
+    if kinds & {*_FRACTION_TYPES, *_FRACTION_CLASSES} or key.rpartition("|")[2].startswith(
+        _OF_TEXT
     ):
         return "fraction"
     percent = isinstance(value, (int, float)) and 0 <= value <= 100 and key != "CIDEr"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalshim import plugin_files, registry
-from evalshim.adapters import custom_data, placing, vlmeval_args, vlmeval_outputs
+from evalshim.adapters import custom_data, placing, tables, vlmeval_args, vlmeval_outputs
 from evalshim.catalogue import Catalogue
 from evalshim.errors import ConfigError
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
@@ -17,20 +17,37 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
 title = "VLMEvalKit"
 judge_key_variable = "EVALSHIM_JUDGE_KEY"
 
+# Classes that send messages as OpenAI has them.
+_OPENAI = (None, "CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
+
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
     for dataset in dict.fromkeys(c.dataset for c in cells):
+        if dataset.path and not dataset.format:
+            tables.check_form(dataset.path)
         if dataset.path and dataset.format:
             answers = spec.mode != "infer"
             report = custom_data.check(dataset.path, dataset.format, spec.limit, answers=answers)
-            mine = [c.model for c in cells if c.dataset == dataset and not c.model.api_base]
+            if answers and dataset.scorer not in ("", "bleu_rouge"):
+                _check_answered(dataset, report)
+            asked = [c.model for c in cells if c.dataset == dataset]
+            mine = [m for m in asked if not m.api_base or m.cls not in _OPENAI]
             if mine and (beyond := report.takes - {"video"}):
                 raise ConfigError(
                     f"{mine[0].name} cannot be asked {dataset.name}",
-                    f"the file has {' and '.join(sorted(beyond))}; a model that VLMEvalKit runs "
-                    "itself takes one turn of text and pictures",
-                    "give the model an `api_base`",
+                    f"the file has {' and '.join(sorted(beyond))}; a model that is not behind an "
+                    "OpenAI API takes one turn of text and pictures in files",
+                    "give the model an `api_base`, and no `class`",
                 )
+
+
+def _check_answered(dataset: DatasetSpec, report: custom_data.Report) -> None:
+    if 0 < report.answered < report.rows:
+        raise ConfigError(
+            f"{dataset.name}: {report.rows - report.answered} of {report.rows} rows have no answer",
+            f"{dataset.scorer} would count them as wrong",
+            "answer them, take them out, or run with `mode: infer`",
+        )
 
 
 def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[Needed]:

@@ -13,6 +13,7 @@ METRICS = [
     *(f"bleu-{n}" for n in range(1, 5)),
     *(f"Rouge-{kind}-{part}" for kind in "12L" for part in "RPF"),
 ]
+_THOUGHTS = re.compile("<think>.*?</think>", re.DOTALL)
 _CHINESE = re.compile("[\u4e00-\u9fa5]")
 
 
@@ -25,7 +26,7 @@ def evaluate(self, eval_file, **judge_kwargs):
     # Upstream's load (0.0.20) takes the words None and NA for empty cells.
     data = pd.read_csv(eval_file, sep="\t", dtype=str, keep_default_na=False)
     pairs = zip(data["prediction"], data["answer"], strict=True)
-    found = [scores(prediction, _joined(answer)) for prediction, answer in pairs]
+    found = [scores(_without_thoughts(p), _joined(answer)) for p, answer in pairs]
     for metric in METRICS:
         data[metric] = [one[metric] for one in found]
     dump(data, get_intermediate_file_path(eval_file, "_results"))
@@ -74,6 +75,12 @@ def scores(prediction, answer):
     return found
 
 
+def _without_thoughts(prediction):
+    """EvalScope takes the first block of thoughts away before it scores."""
+    whole, found = _THOUGHTS.subn("", prediction, count=1)
+    return whole.strip() if found else prediction
+
+
 def _joined(answer):
     """Several answers are one text, a line each (TaskState.target)."""
     from .literals import value
@@ -81,7 +88,9 @@ def _joined(answer):
     parts = [answer]
     if answer.startswith("[") and answer.endswith("]"):
         with contextlib.suppress(Exception):  # brackets that are part of the answer
-            parts = list(map(str, value(answer)))
+            listed = value(answer)
+            if listed and all(isinstance(part, str) for part in listed):
+                parts = listed
     return "\n".join(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 

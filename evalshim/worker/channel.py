@@ -36,6 +36,8 @@ def emit_failed(cell, error):
     """Report a cell that ended with the exception `error`."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     message = redact(str(error))
+    if isinstance(error, SystemExit):
+        message = f"sys.exit({error.code!r})"
     if in_plugin(error) or not message or isinstance(error, AssertionError):
         message = redact(said(error))
     emit("failed", cell, type=type(error).__name__, message=message, traceback=redact(text))

@@ -1,6 +1,7 @@
 """A user's own data in upstream's own classes: what they lack for it, given to one instance."""
 
 import base64
+import contextlib
 import json
 import math
 import mimetypes
@@ -30,11 +31,16 @@ def build(runner, cell, watch, build_dataset):
         dataset = _as_text(upstream.CustomVQADataset, name)
     else:
         dataset = _as_text(upstream.CustomTextMCQDataset, name)
-    if form.startswith("general_"):
+    if form.startswith("general_") and not _of_plugin(type(dataset).build_prompt):
         _ask_as_written(dataset, cell, watch)
-    if cell["scorer"]:
-        score_by(dataset, cell["scorer"])
+    default = cell["scorer"] == "bleu_rouge"
+    if cell["scorer"] and not (default and _of_plugin(type(dataset).evaluate)):
+        score_by(dataset, cell["scorer"], as_text=form.startswith("general_"))
     return dataset
+
+
+def _of_plugin(function):
+    return function.__module__.startswith("evalshim_plugin_")
 
 
 def _with_text_only_rows(build, cls):
@@ -61,8 +67,11 @@ def _with_text_only_rows(build, cls):
     if not left_out or not len(left_out[0]):
         return dataset
     rest, data = left_out[0].copy(), dataset.data
-    same = pd.api.types.is_integer_dtype(data["index"])
-    rest["index"] = [int(x) if same else str(x) for x in rest["index"]]
+    same = pd.api.types.is_integer_dtype(data["index"]) and all(
+        re.fullmatch(r"[+-]?\d+", str(x)) for x in rest["index"]
+    )
+    for table in (data, rest):
+        table["index"] = [int(x) if same else str(x) for x in table["index"]]
     bare = set(rest["index"])
     # The order of the file, by the labels that its rows had.
     dataset.data = pd.concat([data, rest]).sort_index()
@@ -83,7 +92,7 @@ def _as_text(cls, name):
         path = os.path.join(LMUDataRoot(), f"{name}.tsv")
         return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=[""])
 
-    if load_data.__module__.startswith("vlmeval."):  # else it is a plug-in's
+    if not _of_plugin(load_data):
         cls.load_data = load
     try:
         return cls(dataset=name)
@@ -113,7 +122,7 @@ def _ask_as_written(dataset, cell, watch):
             messages = [{"role": "user", "content": content}]
         if _speaks_openai(watch.model):
             return [_Conversation(messages)]
-        return _upstreams(messages)
+        return _upstreams(messages, getattr(watch.model, "is_api", False))
 
     dataset.build_prompt = build_prompt
     dataset.force_use_dataset_prompt = True
@@ -144,18 +153,24 @@ class _Conversation(dict):
         self.messages = messages
 
 
-def _upstreams(messages):
-    """The messages as upstream's interleaved message."""
+def _upstreams(messages, is_api):
+    """The messages as upstream's interleaved message.
+
+    Of an API (BaseAPI.preprocess_message_with_role, 0.0.20) a system prompt would stay in the
+    model for the samples after it: there it is the first text.
+    """
     found = []
     for message in messages:
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["role"] in ("assistant", "tool"):
+            raise ValueError("this model of upstream's takes one turn")
         for part in parts or ():
             kind = part["type"].partition("_")[0]
             if kind == "input":
                 raise ValueError("a model of upstream's takes no audio")
             value = part["text"] if kind == "text" else part[part["type"]]["url"]
-            role = {} if message["role"] == "user" else {"role": message["role"]}
+            role = {} if message["role"] == "user" or is_api else {"role": message["role"]}
             found.append({"type": kind, "value": value.removeprefix(FILE), **role})
     return found
 
@@ -256,9 +271,14 @@ def _data(url, kind):
         return f"data:{kind};base64,{base64.b64encode(file.read()).decode()}"
 
 
-def score_by(dataset, scorer):
+def score_by(dataset, scorer, as_text=False):
     """Give a dataset the evaluation that the user named: another class's of upstream's, or ours
-    of the libraries that upstream has."""
+    of the libraries that upstream has.
+
+    Args:
+        as_text: Answers and predictions are texts; upstream's load (0.0.20) makes `5.0` of `5`
+            beside an empty cell, and 7 of `007`.
+    """
     from vlmeval.dataset import ImageVQADataset
     from vlmeval.dataset.image_shortqa import ImageShortQADataset
 
@@ -267,17 +287,44 @@ def score_by(dataset, scorer):
     def by_method(self, eval_file, **judge_kwargs):
         named, self.dataset_name = self.dataset_name, _METHOD_OF[scorer]
         try:
-            return ImageVQADataset.evaluate_heuristic(self, eval_file, **judge_kwargs)
+            with _loaded_as_text(as_text):
+                return ImageVQADataset.evaluate_heuristic(self, eval_file, **judge_kwargs)
         finally:
             self.dataset_name = named
 
+    def by_judge(self, eval_file, **judge_kwargs):
+        with _loaded_as_text(as_text):
+            return ImageShortQADataset.evaluate(self, eval_file, **judge_kwargs)
+
     given = {"evaluate": by_method}
     if scorer == "judge":
-        given = {"evaluate": ImageShortQADataset.evaluate, "TYPE": ImageShortQADataset.TYPE}
+        given = {"evaluate": by_judge, "TYPE": ImageShortQADataset.TYPE}
     elif scorer == "bleu_rouge":
         given = {"evaluate": bleu_rouge.evaluate, "report_primary_metric": bleu_rouge.primary}
     cls = type(dataset)
     dataset.__class__ = type(cls.__name__, (cls,), given)
+
+
+@contextlib.contextmanager
+def _loaded_as_text(asked):
+    import pandas as pd
+    from vlmeval.dataset import image_shortqa, image_vqa
+
+    load = image_vqa.load
+
+    def as_text(path, *args, **kwargs):
+        if not str(path).endswith(".tsv"):
+            return load(path, *args, **kwargs)
+        data = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        return data.assign(hit=pd.to_numeric(data["hit"])) if "hit" in data else data
+
+    for module in (image_vqa, image_shortqa):
+        module.load = as_text if asked else load
+    try:
+        yield
+    finally:
+        for module in (image_vqa, image_shortqa):
+            module.load = load
 
 
 def keep_pictures_in_their_folder():

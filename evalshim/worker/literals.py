@@ -5,12 +5,14 @@ import builtins
 import math
 import operator
 import sys
+import types
 
 _ARITHMETIC = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }  # fmt: skip
+_NUMERIC = ("abs", "divmod", "max", "min", "pow", "round", "sum")
 _MOST_ITEMS = 1_000_000
 _MOST_BITS = 14_000  # of a number that can still be written: 4,300 digits
 
@@ -22,13 +24,32 @@ def read_cells_as_literals():
 
     def evaluated(source, globals=None, locals=None, /):
         caller = sys._getframe(1)
-        if caller.f_globals.get("__name__", "").partition(".")[0] == "vlmeval":
+        module = caller.f_globals.get("__name__", "")
+        if module.partition(".")[0] == "vlmeval":
             return value(source, caller.f_globals)
+        if module == "sympy.parsing.sympy_parser":
+            globals = _of_formulas(source, globals)
         if globals is None:
             globals, locals = caller.f_globals, caller.f_locals if locals is None else locals
         return plain(source, globals, globals if locals is None else locals)
 
     builtins.eval = evaluated
+
+
+def _of_formulas(source, names):
+    """What a formula may name: parse_expr (sympy 1.14) offers `open` and `__import__` as well,
+    and some of upstream's graders give it answers and predictions."""
+    if isinstance(source, str) and "__" in source:
+        raise SyntaxError("not a formula")
+    return {
+        "__builtins__": {},
+        **{
+            name: found
+            for name, found in names.items()
+            if name != "__builtins__"
+            and (not isinstance(found, types.BuiltinFunctionType) or name in _NUMERIC)
+        },
+    }
 
 
 def value(source, names=None):

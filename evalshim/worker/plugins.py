@@ -17,6 +17,8 @@ def load(job):
     """
     try:
         _load(job["plugins"])
+        if job["backend"] == "vlmeval":
+            _register()
     except Exception as error:
         for cell in job["cells"]:
             channel.emit_failed(cell["id"], error)
@@ -43,7 +45,7 @@ def _load(paths):
         )
 
 
-def register():
+def _register():
     """Let VLMEvalKit find the datasets and models of plug-ins by their names."""
     import vlmeval.dataset
     from vlmeval.api.base import BaseAPI
@@ -52,6 +54,8 @@ def register():
 
     for name, found in list(classes.items()):
         if hasattr(found, "build_prompt") and hasattr(found, "evaluate"):
+            if hasattr(vlmeval.dataset, name):
+                raise ValueError(f"VLMEvalKit has a {name} of its own; name yours otherwise")
             if not hasattr(found, "supported_datasets"):  # it says only what differs
                 found = type(name, (found, ImageBaseDataset), {})
             if not hasattr(found, "TYPE"):  # run.py asks each class for it; the base has none

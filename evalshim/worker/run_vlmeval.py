@@ -61,7 +61,6 @@ def run(job):
     health.announce("vlmeval", begun)
     if not plugins.load(job):
         return
-    plugins.register()
     known = dict(runner.supported_VLM)
     if job.get("count"):
         for cell in job["cells"]:
@@ -75,7 +74,7 @@ def run(job):
         channel.emit("started", cell["id"])
         try:
             _run_cell(runner, cell, known, job)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             channel.emit_failed(cell["id"], error)
             if together:  # where the other ranks are now nobody knows
                 raise

@@ -204,3 +204,57 @@ class TestEvalScopesTasks:
         assert len(found) == 13
         assert found["Rouge-L-R"] == pytest.approx(1.0, abs=1e-4)
         assert found["bleu-1"] == pytest.approx(1.0)
+
+
+GUARDED = """
+import sys
+from vlmeval.dataset.image_vqa import CustomVQADataset
+
+
+class Formulas(CustomVQADataset):
+    def evaluate(self, eval_file, **judge_kwargs):
+        from sympy.parsing.sympy_parser import parse_expr
+
+        if str(parse_expr("2*x + sqrt(4)")) != "2*x + 2":
+            raise ValueError("formulas are read no more")
+        ran = 0
+        for code in ("open('ran', 'w')", "().__class__", "print(1)", "__import__('os')"):
+            try:
+                parse_expr(code)
+                ran += 1
+            except Exception:
+                pass
+        return {"Overall": ran}
+
+
+class Leaves(CustomVQADataset):
+    def evaluate(self, eval_file, **judge_kwargs):
+        sys.exit(7)
+"""
+
+
+def test_answers_stay_texts_and_plug_ins_within_their_cell(tmp_path: Path) -> None:
+    (tmp_path / "guarded.py").write_text(GUARDED)
+    (tmp_path / "set.tsv").write_text("index\tquestion\tanswer\n1\tNever?\tno\n")
+    asked = [{"messages": [{"role": "user", "content": q}], "answer": a}
+             for q, a in (("2+2?", "007"), ("1+1?", "008"))]  # fmt: skip
+    _jsonl(tmp_path / "codes.jsonl", asked)
+    with Endpoint(answer=lambda m: "007", models=None) as served:
+        run = evalshim.run(
+            models=[{"name": "m", "api_base": served.url}],
+            datasets=[
+                {"name": "leaves", "class": "Leaves", "path": str(tmp_path / "set.tsv")},
+                {"name": "formulas", "class": "Formulas", "path": str(tmp_path / "set.tsv")},
+                {"name": "codes", "path": str(tmp_path / "codes.jsonl"), "scorer": "accuracy"},
+            ],
+            plugins=[str(tmp_path / "guarded.py")],
+            work_dir=str(tmp_path / "outputs"),
+        )
+
+    found = {row.dataset: row for row in run.rows}
+    assert found["leaves"].status == "failed"
+    assert "guarded.py, line 24" in found["leaves"].error
+    assert "SystemExit: 7" in found["leaves"].error
+    assert (found["formulas"].status, found["formulas"].value) == ("scored", 0)
+    assert found["codes"].value == 50.0
+    assert not list(tmp_path.rglob("ran"))
