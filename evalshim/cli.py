@@ -274,12 +274,14 @@ _listing("backends", "The upstreams, and whether their environments are there.",
 
 @list_.command("scorers")
 @click.argument("pattern", default="*")
+@click.option("--backend", type=BACKEND, help="Only this upstream's: all are VLMEvalKit's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def scorers(pattern: str, as_json: bool) -> None:
+def scorers(pattern: str, backend: str | None, as_json: bool) -> None:
     """What can score questions of your own, and whose code does it."""
     from evalshim.adapters.scorers import SCORERS
 
-    found = {n: s for n, s in SCORERS.items() if registry.matches(n, pattern)}
+    known = SCORERS if backend != "opencompass" else {}
+    found = {n: s for n, s in known.items() if registry.matches(n, pattern)}
     if as_json:
         listed = [{"name": n, **s._asdict()} for n, s in found.items()]
         click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
