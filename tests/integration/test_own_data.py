@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 import evalshim
+from evalshim import envs
 from evalshim.adapters import custom_data
 from evalshim.compat import Summarizer, run_task
 from evalshim.demo.endpoint import Endpoint
@@ -138,6 +139,7 @@ def at_home(folder: Path, **variables: str) -> Iterator[None]:
         for name in HEEDED:
             patch.delenv(name, raising=False)
         (folder / "LMUData").mkdir(parents=True, exist_ok=True)
+        patch.setenv("EVALSHIM_HOME", str(envs.home()))  # it would move with HOME
         patch.setenv("HOME", str(folder))
         patch.setenv("LMUData", str(folder / "LMUData"))
         for name, value in variables.items():
