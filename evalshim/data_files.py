@@ -10,7 +10,7 @@ from evalshim.adapters import custom_data, placing
 from evalshim.adapters.custom_data import FORMATS, Report
 from evalshim.errors import ConfigError, did_you_mean
 
-SUFFIXES = (".tsv", ".jsonl", ".csv")
+SUFFIXES = {suffix for suffixes in custom_data.SUFFIXES.values() for suffix in suffixes}
 _SHOWN = 100
 
 

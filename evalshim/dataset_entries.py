@@ -47,8 +47,10 @@ def dataset_entry(raw: Any, position: int, reading: Reading) -> DatasetSpec:
         return _of_class(given, where, reading)
     if "path" in raw and "dataset" not in raw and name not in registry.entries():
         path = data_path(given["path"], f"{where}.path", reading.beside)
-        _not_upstreams(name, where, reading)
-        return _of_file(path, given, where)
+        found = _of_file(path, given, where)
+        if found.backend == "vlmeval":
+            _not_upstreams(name, where, reading)
+        return found
     found = _resolve(given.get("dataset", name), backend, reading)
     if found.path and not found.origin:  # a file of the user's, below $LMUData
         return _of_file(found.path, given, where)

@@ -74,10 +74,10 @@ def recognise(path: Path) -> str:
     Raises:
         ConfigError: It is none of `FORMATS`.
     """
-    known = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
+    known = sorted({suffix for suffixes in SUFFIXES.values() for suffix in suffixes})
     if path.suffix not in known:
         raise ConfigError(
-            f"{path.name}: no data file", f"its name ends in none of {', '.join(sorted(known))}",
+            f"{path.name}: no data file", f"its name ends in none of {', '.join(known)}",
             "`shim check` knows: " + "; ".join(FORMATS.values()),
         )  # fmt: skip
     names = set(tables.columns(path))

@@ -16,7 +16,7 @@ _METHOD_OF = {
 }  # fmt: skip
 
 
-def build(runner, cell, watch, build_dataset):
+def build(cell, watch, build_dataset):
     """The dataset of a cell with data of the user's: upstream's class, and what it lacks."""
     import vlmeval.dataset as upstream
 

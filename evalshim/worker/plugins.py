@@ -7,6 +7,7 @@ import sys
 from . import channel
 
 classes = {}  # by name, those that plug-ins define
+datasets = set()  # the names that they have for their data
 
 
 def load(job):
@@ -63,6 +64,7 @@ def _register():
             setattr(vlmeval.dataset, name, found)
             vlmeval.dataset.DATASET_CLASSES.append(found)
             vlmeval.dataset.SUPPORTED_DATASETS.extend(found.supported_datasets())
+            datasets.update(found.supported_datasets())
         elif hasattr(found, "generate_inner") and not issubclass(found, (BaseAPI, BaseModel)):
             found = type(name, (found, BaseModel), {})
         classes[name] = found

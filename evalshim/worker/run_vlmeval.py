@@ -171,7 +171,7 @@ def _known_datasets():
     from vlmeval.dataset import SUPPORTED_DATASETS
     from vlmeval.dataset.video_dataset_config import supported_video_datasets
 
-    return {*SUPPORTED_DATASETS, *supported_video_datasets}
+    return {*SUPPORTED_DATASETS, *supported_video_datasets} - plugins.datasets
 
 
 def _report(cell, watch, errors):
@@ -245,7 +245,7 @@ def _build_dataset(build_dataset, runner, cell, watch, args, kwargs):
             custom_data.score_by(dataset, cell["scorer"])
         return dataset
     if cell["format"]:
-        return custom_data.build(runner, cell, watch, lambda: build_dataset(*args, **kwargs))
+        return custom_data.build(cell, watch, lambda: build_dataset(*args, **kwargs))
     return build_dataset(*args, **kwargs)
 
 

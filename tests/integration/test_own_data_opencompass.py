@@ -228,6 +228,8 @@ class Formulas(CustomVQADataset):
 
 
 class Leaves(CustomVQADataset):
+    DATASET_URL = {"leaves": ""}
+
     def evaluate(self, eval_file, **judge_kwargs):
         sys.exit(7)
 """
@@ -253,7 +255,7 @@ def test_answers_stay_texts_and_plug_ins_within_their_cell(tmp_path: Path) -> No
 
     found = {row.dataset: row for row in run.rows}
     assert found["leaves"].status == "failed"
-    assert "guarded.py, line 24" in found["leaves"].error
+    assert "guarded.py, line 26" in found["leaves"].error
     assert "SystemExit: 7" in found["leaves"].error
     assert (found["formulas"].status, found["formulas"].value) == ("scored", 0)
     assert found["codes"].value == 50.0
