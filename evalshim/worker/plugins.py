@@ -35,10 +35,13 @@ def _load(paths):
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is the user's
         try:
             spec.loader.exec_module(module)
         except SystemExit as error:
             raise RuntimeError(f"it ended the worker: sys.exit({error.code!r})") from error
+        finally:
+            sys.dont_write_bytecode = before
         classes.update(
             (key, found)
             for key, found in vars(module).items()

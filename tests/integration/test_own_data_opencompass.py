@@ -260,3 +260,4 @@ def test_answers_stay_texts_and_plug_ins_within_their_cell(tmp_path: Path) -> No
     assert (found["formulas"].status, found["formulas"].value) == ("scored", 0)
     assert found["codes"].value == 50.0
     assert not list(tmp_path.rglob("ran"))
+    assert not (tmp_path / "__pycache__").exists()
