@@ -82,13 +82,21 @@ class _Run(click.Command):
 @click.option("--backend", type=BACKEND, help="Where to look for the --data names.")
 @click.option("--limit", metavar="L", help="Samples of each dataset: 20, 0.1, or [10:20].")
 @click.option("--mode", metavar="M", help="all, infer (no scores), or eval (earlier answers).")
-@click.option("--judge", metavar="J", help="What grades answers.  [default: exact_matching]")
+@click.option("--judge", "judge_model", metavar="J", help="What grades.  [default: exact_matching]")
+@click.option("--judge-api-base", "--judge-base-url", metavar="URL", help="The judge's endpoint.")
+@click.option("--judge-key-env", metavar="NAME", help="The variable that holds the judge's key.")
+@click.option("--judge-key", metavar="KEY", help="The key itself; better: --judge-key-env.")
+@click.option("--judge-nproc", "--judge-api-nproc", metavar="N", help="Judge's calls in flight.")
+@click.option("--judge-retry", metavar="N", help="Tries of a judge's call that fails.")
+@click.option("--judge-timeout", metavar="S", help="Seconds for one call of the judge.")
+@click.option("--judge-fallback", metavar="F", help="A judge that is gone: error, or allow.")
 @click.option(
     "--concurrency", "--api-nproc", "--nproc", metavar="N",
     help="Calls in flight per endpoint.  [default: 32]",
 )  # fmt: skip
 @click.option("--retry", metavar="N", help="Tries of a call that fails.")
 @click.option("--work-dir", metavar="DIR", help="Where runs are written.  [default: outputs]")
+@click.option("--predictions", metavar="PATH", help="With --mode eval: score these.")
 @click.option("--reuse", metavar="[RUN]", help="Go on from the newest run of the same, or RUN.")
 @click.option("--gpus", metavar="N", help="Data-parallel inference on N local GPUs.")
 @click.option("--fail-on", metavar="N", help="Unanswered samples a cell may have.  [default: 0]")
@@ -97,6 +105,7 @@ class _Run(click.Command):
 @click.option("--python", metavar="PY", help="An interpreter that has the upstream installed.")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
 @click.option("--upstream", "more", metavar="KEY=VALUE", multiple=True, help="Upstream's own.")
+@click.option("--no-preflight", is_flag=True, help="Do not ask the endpoints before the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 @click.pass_context
@@ -105,6 +114,7 @@ def run(
     /,
     config: Path | None,
     more: tuple[str, ...],
+    no_preflight: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -118,16 +128,17 @@ def run(
     from evalshim import flags, runs
 
     upstream = {**ctx.meta.get("upstream", {}), **flags.assignments(more)}
-    spec = runs.specify(config, upstream=upstream, **options)
+    judge = {k.removeprefix("judge_"): options.pop(k) for k in list(options) if k[:6] == "judge_"}
+    spec = runs.specify(config, upstream=upstream, judge=judge, **options)
     if dry_run:
         _show_plan(ctx, spec, as_json)
-    _evaluate(ctx, spec, as_json)
+    _evaluate(ctx, spec, as_json, preflight=not no_preflight)
 
 
-def _evaluate(ctx: click.Context, spec: Any, as_json: bool) -> None:
+def _evaluate(ctx: click.Context, spec: Any, as_json: bool, preflight: bool = True) -> None:
     from evalshim import results, runs
 
-    result = runs.execute(spec, command=sys.argv)
+    result = runs.execute(spec, command=sys.argv, preflight=preflight)
     click.echo(results.render(result, "json" if as_json else "table"))
     _say(f"results in {result.path}")
     ctx.exit(result.exit_code)
@@ -174,15 +185,19 @@ def eval_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(ctx: click.Context, path: Path, form: str | None, as_json: bool) -> None:
-    """Say everything that is wrong with a data file, or what a configuration would do.
+    """Say everything that is wrong with a data file, or keeps a configuration from running.
 
     A data file (.tsv, .jsonl, .csv): each defect with line, column and cure, then a
-    summary; exit 2 where there is one. A configuration: as `shim run --dry-run`.
+    summary; exit 2 where there is one. A configuration: every environment, data file,
+    endpoint and judge is looked at; exit 3 where one is not ready.
     """
-    from evalshim import data_files, runs
+    from evalshim import data_files, plans, readiness, results, runs
 
     if path.suffix not in data_files.SUFFIXES:
-        _show_plan(ctx, runs.spec_of(path), as_json)
+        looked = readiness.look(plans.plan(runs.spec_of(path), say=_say))
+        shown = {"ready": not looked.problems, "findings": looked.records()}
+        click.echo(results.to_json(shown, indent=2) if as_json else str(looked))
+        ctx.exit(3 if looked.problems else 0)
     report = data_files.inspect(path, form)
     click.echo(data_files.to_json(report) if as_json else data_files.text(report))
     ctx.exit(2 if report.defects else 0)
@@ -298,6 +313,24 @@ def results(run: Path, form: str) -> None:
     from evalshim import results
 
     click.echo(results.render(results.load(run), form))
+
+
+@main.command()
+@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def compare(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
+    """Say whether two runs may be compared, and how the SECOND differs from the FIRST.
+
+    Exit 1 where something other than the model differs: upstream, data, scorer, limit.
+    """
+    from evalshim import compare, results
+
+    found = compare.compare(first, second)
+    shown = compare.to_dict(found)
+    click.echo(results.to_json(shown, indent=2) if as_json else compare.text(found))
+    ctx.exit(0 if found.comparable else 1)
 
 
 @main.command()

@@ -23,14 +23,8 @@ from evalshim.dataset_entries import (
 )
 from evalshim.dialects import Words
 from evalshim.errors import ConfigError, did_you_mean
-from evalshim.model_entries import (
-    NO_MODELS,
-    judge,
-    judge_of_environment,
-    model_entry,
-    plain_judge,
-    plain_model,
-)
+from evalshim.judge_entries import judge_entry, judge_of_environment, plain_judge
+from evalshim.model_entries import NO_MODELS, model_entry, plain_model
 from evalshim.reading import Reading, data_path, listed
 from evalshim.spec import BackendName, JudgeSpec, Mode, RunSpec, own, slug
 
@@ -40,6 +34,8 @@ _OURS = {
     "config": "the configuration itself", "work_dir": "work_dir", "mode": "mode",
     "limit": "limit", "reuse": "reuse", "api_nproc": "concurrency", "nproc": "concurrency",
     "judge": "judge", "judge_base_url": "judge.api_base", "judge_key": "judge.key_env",
+    "judge_api_nproc": "judge.nproc", "judge_retry": "judge.retry",
+    "judge_timeout": "judge.timeout", "judge_args": "judge.upstream",
     "base_url": "api_base of a model", "key": "key_env of a model", "dry_run": "--dry-run",
     "OPENAI_API_KEY": "judge", "OPENAI_API_BASE": "judge", "LOCAL_LLM": "judge",
 }  # fmt: skip
@@ -55,10 +51,12 @@ RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "models": None,
     "datasets": None,
     "config": None,
-    "judge": judge,
+    "judge": judge_entry,
     "limit": readers.limit,
     "concurrency": readers.number(1, whole=True),
     "mode": readers.choice(*get_args(Mode)),
+    "predictions": readers.path,
+    "retries": readers.number(0, whole=True),
     "work_dir": readers.path,
     "fail_on": readers.number(0),
     "reuse": readers.reuse,
@@ -157,6 +155,7 @@ def parse(
         data_path(name, f"{words.get('plugins', 'plugins')}[{i}]", beside)
         for i, name in enumerate(known.get("plugins", ()))
     )
+    _check_predictions(known, raw)
     plugins = [plugin_files.read(path) for path in known["plugins"]]
     for one, other in itertools.combinations(plugins, 2):
         if twice := {*one.classes} & {*other.classes}:
@@ -172,7 +171,9 @@ def parse(
     datasets = tuple(dataset_entry(d, i, reading) for i, d in enumerate(found))
     _distinct("dataset", [d.name for d in datasets])
     for first, second in itertools.combinations(datasets, 2):
-        if replace(first, name=second.name) == second:
+        # OpenCompass tells sets apart by a name of ours; a judge of its own makes no other set.
+        judge = second.judge if first.backend == "vlmeval" else first.judge
+        if replace(first, name=second.name, judge=judge) == second:
             raise ConfigError(
                 f"{first.name} and {second.name} are one dataset",
                 "upstream would write the results of one over those of the other",
@@ -196,6 +197,24 @@ def parse(
             f"gpus: {spec.gpus}", f"{served} is behind an endpoint", "gpus is for local models"
         )
     return spec
+
+
+def _check_predictions(known: dict[str, Any], raw: Mapping[str, Any]) -> None:
+    """Predictions made elsewhere are scored, and nothing else is done with them."""
+    if "predictions" not in known:
+        return
+    if raw.get("mode", "eval") != "eval" or raw.get("reuse"):
+        other = "reuse" if raw.get("reuse") else f"mode: {raw['mode']}"
+        raise ConfigError(
+            f"both `predictions` and `{other}`",
+            "predictions are scored; nothing is asked",
+            "mode: eval, without `reuse`",
+        )
+    if not known["predictions"].exists():
+        raise ConfigError(
+            f"predictions: no such file or folder: {known['predictions']}", "", "correct the path"
+        )
+    known["mode"] = "eval"
 
 
 def _of_upstreams_own(raw: Mapping[str, Any], known: dict[str, Any], reading: Reading) -> RunSpec:
@@ -248,6 +267,7 @@ def plain(spec: RunSpec) -> dict[str, Any]:
     rest = {key: getattr(spec, key) for key, read in RUN_KEYS.items() if read}
     rest["work_dir"] = str(spec.work_dir)
     rest["judge"] = plain_judge(spec.judge)
+    rest["predictions"] = str(spec.predictions) if spec.predictions else None
     rest["plugins"] = [str(path) for path in spec.plugins]
     if spec.config:
         kept = ("work_dir", "mode", "reuse", "fail_on", "python", "upstream")

@@ -11,6 +11,7 @@ from evalshim import plugin_files, readers, registry
 from evalshim.adapters.custom_data import FORMATS, SUFFIXES, recognise
 from evalshim.adapters.scorers import SCORERS
 from evalshim.errors import ConfigError, did_you_mean
+from evalshim.judge_entries import judge_entry, plain_judge
 from evalshim.reading import Reading, data_path, file_name
 from evalshim.spec import BackendName, DatasetSpec, RunSpec, own
 
@@ -22,6 +23,7 @@ DATASET_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "backend": readers.choice(*registry.BACKENDS),
     "dataset": readers.text,
     "class": readers.text,
+    "judge": judge_entry,
     "upstream": readers.upstream,
 }
 NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
@@ -29,6 +31,13 @@ NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 
 def dataset_entry(raw: Any, position: int, reading: Reading) -> DatasetSpec:
     where = f"{reading.word('datasets')}[{position}]"
+    found = _found(raw, where, reading)
+    if isinstance(raw, dict) and "judge" in raw:
+        return replace(found, judge=judge_entry(raw["judge"], f"{where}.judge"))
+    return found
+
+
+def _found(raw: Any, where: str, reading: Reading) -> DatasetSpec:
     if isinstance(raw, str):
         found = _resolve(raw, None, reading)
         mine = found.path and not found.origin
@@ -236,7 +245,7 @@ def check_scorer(dataset: DatasetSpec, spec: RunSpec) -> None:
             f"{{name: {dataset.name}, path: ..., scorer: accuracy}}; `shim list scorers` has all; "
             "or a plug-in, or `mode: infer`",
         )
-    if dataset.scorer == "judge" and not spec.judge.is_model:
+    if dataset.scorer == "judge" and not spec.judge_of(dataset).is_model:
         raise ConfigError(
             f"{dataset.name}: scorer: judge, and no judge", "",
             "e.g. judge: {model: qwen-plus, api_base: http://127.0.0.1:8001/v1, key_env: KEY}",
@@ -245,6 +254,10 @@ def check_scorer(dataset: DatasetSpec, spec: RunSpec) -> None:
 
 def plain_dataset(dataset: DatasetSpec) -> Any:
     """The dataset as `_dataset` would read it again: a name, or what `origin` does not say."""
+    if dataset.judge:
+        rest = plain_dataset(replace(dataset, judge=None))
+        named = {"name": dataset.name, "dataset": rest} if isinstance(rest, str) else rest
+        return {**named, "judge": plain_judge(dataset.judge)}
     known = registry.entries()
     if dataset == known.get(dataset.name):
         return dataset.name

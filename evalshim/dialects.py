@@ -19,6 +19,15 @@ Words = Mapping[str, str]
 
 BACKENDS = ("VLMEvalKit", "OpenCompass")
 _JUDGE = ("OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM")
+# Arguments of run.py (0.0.20), and what of `judge` they are.
+JUDGE_ARGUMENTS = {
+    "judge_base_url": "api_base",
+    "judge_key": "key",
+    "judge_api_nproc": "nproc",
+    "judge_retry": "retry",
+    "judge_timeout": "timeout",
+    "judge_args": "upstream",
+}
 # Keys of a model that are ours by the same name in EvalScope and VLMEvalKit.
 _MODEL = (
     "api_base", "key", "temperature", "max_tokens", "top_p", "seed", "retry", "timeout",
@@ -309,15 +318,24 @@ def judge(config: dict[str, Any]) -> Any:
     """The judge that VLMEvalKit's and EvalScope's arguments ask for; they leave `config`."""
     key, base, model = (config.pop(name, None) for name in _JUDGE)
     named = config.pop("judge", None)
-    url = config.pop("judge_base_url", None)
-    secret = config.pop("judge_key", None)
+    given = judge_arguments(config)
+    url, secret = given.pop("api_base", None), given.pop("key", None)
     if named == "exact_matching" or not (named or model or url):
         return named
     found = {
         "model": model or named,  # LOCAL_LLM goes before whatever upstream wanted
         "api_base": url or (base if model else None),
         "key": secret or (key if model or base else None),
+        **given,
     }
+    return _no_none(found)
+
+
+def judge_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What VLMEvalKit's own arguments say of a judge, in our words; they leave `config`."""
+    found = {ours: config.pop(name, None) for name, ours in JUDGE_ARGUMENTS.items()}
+    if found["upstream"] is not None:
+        found["upstream"] = _json_object(found["upstream"], "judge_args")
     return _no_none(found)
 
 

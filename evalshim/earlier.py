@@ -66,8 +66,12 @@ def _identity(raw: Mapping[str, Any], config_sha256: str | None = None) -> str:
     if "config" in raw:
         return f"{raw['config']} {config_sha256}"
     model = {k: v for k, v in raw["models"][0].items() if k not in _NO_IDENTITY}
+    dataset = raw["datasets"][0]
+    if isinstance(dataset, dict) and "judge" in dataset:  # who grades changes no answer
+        dataset = {k: v for k, v in dataset.items() if k != "judge"}
+        dataset = dataset["dataset"] if dataset.keys() == {"name", "dataset"} else dataset
     # How many frames of a video are shown may stand among the arguments of the run.
-    asked = [model, raw["datasets"][0], raw.get("limit"), raw.get("upstream")]
+    asked = [model, dataset, raw.get("limit"), raw.get("upstream")]
     return json.dumps(asked, sort_keys=True, default=str)
 
 

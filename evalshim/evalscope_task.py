@@ -185,19 +185,16 @@ def _judge(raw: Mapping[str, Any], found: dict[str, Any]) -> None:
         arguments, ("model_id", "api_url", "api_key", "generation_config"), "judge_model_args"
     )
     judge = {"model": arguments["model_id"], "api_base": arguments.get("api_url")}
+    # These go to the judge's class; ShortQA sets the temperature itself.
+    settings = _generation(arguments.get("generation_config"), "judge_model_args.generation_config")
+    judge |= {
+        "nproc": raw.get("judge_worker_num"),
+        "upstream": {**settings, **settings.pop("extra_body", {})},
+    }
     found["judge"] = {
         **{key: value for key, value in judge.items() if value},
         **_key(arguments.get("api_key")),
     }
-    # VLMEvalKit's --judge-args go to the judge's class; ShortQA sets the temperature itself.
-    settings = _generation(arguments.get("generation_config"), "judge_model_args.generation_config")
-    settings = {**settings, **settings.pop("extra_body", {})}
-    given = {
-        "judge_args": json.dumps(settings) if settings else None,
-        "judge_api_nproc": raw.get("judge_worker_num"),
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    found.update({"upstream": {"vlmeval": given}} if given else {})
     for dataset in found["datasets"]:
         if dataset["format"] == "general_vqa":
             dataset["scorer"] = "judge"

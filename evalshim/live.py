@@ -26,6 +26,7 @@ import evalshim
 from evalshim import config, envs, process, results
 from evalshim.backends import BACKENDS
 from evalshim.earlier import config_sha256
+from evalshim.endpoints import key_of
 from evalshim.errors import EvalshimError
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
@@ -37,7 +38,6 @@ from evalshim.spec import (
     CellOutcome,
     Event,
     JudgeSpec,
-    ModelSpec,
     Row,
     Sample,
 )
@@ -65,7 +65,8 @@ class LiveRun:
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = {}
-        self.secrets = [*map(key_of, self.spec.models), key_of(self.spec.judge)]
+        judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
+        self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.header = self._first_header(command)
@@ -118,7 +119,8 @@ class LiveRun:
         upstream = self.folder / "upstream" / name
         job, extra = BACKENDS[name].prepare(part, self.spec, upstream, self.plan.earlier)
         keys = {cell.model.key_variable: key_of(cell.model) for cell in part}
-        keys[BACKENDS[name].judge_key_variable] = key_of(self.spec.judge)
+        judges = {self.spec.judge_of(cell.dataset) for cell in part}
+        keys.update((judge.key_variable, key_of(judge)) for judge in judges)
         chosen = self.interpreters[name]
         env = process.isolated_environment() if chosen.managed else dict(os.environ)
         job = {"backend": name, "secrets": sorted(keys), **job}
@@ -142,6 +144,8 @@ class LiveRun:
     def _apply(self, event: Event, reporter: Reporter) -> None:
         if event.kind == "ready":
             self.header["backends"][event.data["upstream"]].update(event.data)
+        elif event.kind == "notice":
+            self.header["notices"].append(event.data["message"])
         elif event.kind == "ended":
             self._end_rest(event, reporter)
         entry = self.header["cells"].get(event.cell)
@@ -191,7 +195,11 @@ class LiveRun:
         )
         self.outcomes[cell.id] = outcome
         entry.update(status=outcome.status, error=outcome.error, finished_at=now())
-        entry.update(n=outcome.n, n_failed=outcome.n_failed)
+        entry.update(n=outcome.n, n_failed=outcome.n_failed, n_judge_failed=outcome.n_judge_failed)
+        entry.update(notes=list(outcome.notes), sent=dict(outcome.sent))
+        entry.update(reported=outcome.reported.get("model") or None)
+        if entry["judge"]:
+            entry["judge"]["reported"] = outcome.reported.get("judge") or None
         self._save()
         reporter.ended(cell, outcome)
 
@@ -233,8 +241,7 @@ class LiveRun:
             dataset=cell.dataset.name,
             n=outcome.n,
             n_failed=outcome.n_failed,
-            # How many of a judge's own calls failed upstream does not say.
-            n_judge_failed=None if outcome.status != "scored" or self._judged(outcome) else 0,
+            n_judge_failed=outcome.n_judge_failed,
             scorer=outcome.scorer,
             judge_fallback=outcome.judge_fallback,
             status=outcome.status,
@@ -249,14 +256,12 @@ class LiveRun:
             for metric in outcome.metrics
         ] or [bare]
 
-    def _judged(self, outcome: CellOutcome) -> bool:
-        return self.spec.judge.is_model and outcome.scorer == self.spec.judge.model
-
     def _is_degraded(self, outcome: CellOutcome) -> bool:
         if outcome.status == "failed":
             return True
         limit = self.spec.fail_on
-        return (outcome.n_failed or 0) > (limit * (outcome.n or 0) if limit < 1 else limit)
+        lacking = (outcome.n_failed or 0) + (outcome.n_judge_failed or 0)
+        return lacking > (limit * (outcome.n or 0) if limit < 1 else limit)
 
     def _save(self) -> None:
         # A full disk must not end a run that may still bring its answers home.
@@ -299,11 +304,13 @@ class LiveRun:
                 }
                 for name, found in self.interpreters.items()
             },
+            "notices": [],
             "cells": {
                 cell.id: {
                     "model": cell.model.name,
                     "dataset": cell.dataset.name,
                     "backend": cell.dataset.backend,
+                    "judge": _named(self.spec.judge_of(cell.dataset)),
                     "goes_on_from": self._earlier_run(cell),
                     "status": "pending",
                     "error": "",
@@ -316,9 +323,8 @@ class LiveRun:
         }
 
 
-def key_of(asked: ModelSpec | JudgeSpec) -> str:
-    """The key that the endpoint of a model or judge is to get; empty for none."""
-    return os.environ[asked.key_env] if asked.key_env else asked.key
+def _named(judge: JudgeSpec) -> dict[str, Any] | None:
+    return {"model": judge.model, "api_base": judge.api_base} if judge.is_model else None
 
 
 def now() -> str:

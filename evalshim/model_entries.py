@@ -1,4 +1,4 @@
-"""The models of a configuration, and its judge: what a user wrote -> ModelSpec, JudgeSpec."""
+"""The models of a configuration: what a user wrote -> ModelSpec."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from evalshim import envs, readers
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.reading import Reading
-from evalshim.spec import BackendName, JudgeSpec, ModelSpec, own
+from evalshim.spec import BackendName, ModelSpec, Think, own
 
-# VLMEvalKit's variables for a judge of one's own; `.env` in the working directory may set them.
-JUDGE_VARIABLES = ("OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM")
 MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "name": readers.text,
     "api_base": readers.api_base,
@@ -35,6 +32,7 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "system_prompt": readers.text,
     "extra_body": readers.body,
     "concurrency": readers.number(1, whole=True),
+    "think": readers.choice(*get_args(Think)),
     "is_chat": readers.flag,
     "meta_template": readers.meta_template,
     "upstream": readers.upstream,
@@ -44,7 +42,7 @@ _FIELDS = {"class": "cls"}
 _DEFAULTS = {
     f.name: f.default if f.default is not MISSING else {}
     for f in fields(ModelSpec)
-    if f.name in ("extra_body", "is_chat", "meta_template", "upstream")
+    if f.name in ("extra_body", "is_chat", "meta_template", "think", "upstream")
 } | {"meta_template": "chat"}
 # Set by the upstreams themselves, or arguments of VLMEvalKit's OpenAIWrapper (0.0.20),
 # which would keep them from the body.
@@ -87,7 +85,7 @@ def model_entry(
         _check_endpoint_arguments(values, where, reading)
     if "cls" in values:
         values["module"] = _check_class(values, where, backends, reading)
-    _check_key(values, where)
+    check_key(values, where)
     for name in values.get("extra_body", {}):
         if name in MODEL_KEYS or name in _NOT_IN_BODY:
             hint = f"say it as {where}.{name}" if name in MODEL_KEYS else "leave it out"
@@ -95,7 +93,8 @@ def model_entry(
     return ModelSpec(**values)
 
 
-def _check_key(values: Mapping[str, Any], where: str) -> None:
+def check_key(values: Mapping[str, Any], where: str) -> None:
+    """Hold a key, written down or in a variable, to what a key can be; ConfigError."""
     if "key" in values and "key_env" in values:
         raise ConfigError(f"{where}: both `key` and `key_env`", "", "keep `key_env`")
     key_env = values.get("key_env")
@@ -172,41 +171,6 @@ def _check_endpoint_arguments(values: Mapping[str, Any], where: str, reading: Re
             )
 
 
-def judge(value: Any, where: str) -> JudgeSpec:
-    """`exact_matching`, the name of a judge of upstream's, or a model at an endpoint."""
-    if isinstance(value, str):
-        return JudgeSpec(readers.text(value, where))
-    if not isinstance(value, dict):
-        raise readers.wrong(where, value, "exact_matching, or a mapping with model and api_base")
-    known = {
-        "model": readers.text,
-        "api_base": readers.api_base,
-        "key_env": readers.text,
-        "key": readers.text,
-    }
-    readers.no_unknown(value, known, where)
-    values = {k: read(value[k], f"{where}.{k}") for k, read in known.items() if k in value}
-    if "model" not in values:
-        raise ConfigError(f"{where}: no `model`", "", "the judge's id at its endpoint")
-    _check_key(values, where)
-    if "api_base" in values and "key_env" not in values:
-        values.setdefault("key", "EMPTY")
-    return JudgeSpec(**values)
-
-
-def judge_of_environment() -> JudgeSpec | None:
-    """VLMEvalKit's way: OPENAI_API_BASE and LOCAL_LLM, in the environment or in `.env`."""
-    from dotenv import dotenv_values
-
-    path = Path(".env")
-    given = {**(dotenv_values(path) if path.is_file() else {}), **os.environ}
-    key, base, model = (given.get(name) for name in JUDGE_VARIABLES)
-    if not (base and model):
-        return None
-    where = "OPENAI_API_BASE"
-    return JudgeSpec(model, readers.api_base(base, where), key=readers.text(key or "EMPTY", where))
-
-
 def with_models(models: Any, names: Sequence[str], api_base: str | None) -> Any:
     """`models` of a configuration with `--model` and `--api-base` put in.
 
@@ -243,10 +207,3 @@ def plain_model(model: ModelSpec) -> dict[str, Any]:
     """The model as `model_entry` would read it again, without its key."""
     given = {key: getattr(model, _FIELDS.get(key, key)) for key in MODEL_KEYS if key != "key"}
     return {k: v for k, v in given.items() if v is not None and v != _DEFAULTS.get(k)}
-
-
-def plain_judge(judge: JudgeSpec) -> Any:
-    if not judge.api_base and not judge.key_env:
-        return judge.model
-    given = {"model": judge.model, "api_base": judge.api_base, "key_env": judge.key_env}
-    return {key: value for key, value in given.items() if value is not None}

@@ -22,8 +22,9 @@ import yaml
 from evalshim import earlier, envs, process
 from evalshim.adapters import opencompass_config, vlmeval_args
 from evalshim.backends import BACKENDS
-from evalshim.errors import ConfigError, EvalshimError, SetupError
+from evalshim.errors import ConfigError, SetupError
 from evalshim.spec import (
+    AUTO,
     BackendName,
     Cell,
     DatasetSpec,
@@ -44,7 +45,8 @@ class Plan:
         interpreters: By backend; a backend that has none is in `problems`.
         needs: By cell, the data that it needs.
         earlier: By cell, the folder in which an earlier run kept upstream's files of it.
-        problems: Why the run cannot begin.
+        problems: Why the run cannot begin, as far as environments go.
+        pictures: Names of the datasets whose samples show pictures.
         defaults: By backend, what upstream's own parser gives where nothing is said.
         counts: By cell, what a dry run counted: samples, requests, scorer.
     """
@@ -55,6 +57,7 @@ class Plan:
     needs: Mapping[str, Sequence[Needed]]
     earlier: Mapping[str, Path]
     problems: tuple[SetupError, ...] = ()
+    pictures: frozenset[str] = frozenset()
     defaults: Mapping[BackendName, Mapping[str, Any]] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -66,18 +69,6 @@ class Plan:
     def ready(self) -> bool:
         return not self.problems and not self.missing
 
-    def require(self) -> None:
-        """Raise whatever keeps the run from beginning, all of it at once.
-
-        Raises:
-            SetupError: An environment or a data file is missing.
-        """
-        problems = [*self.problems, *_missing_data(self.missing)]
-        if problems:
-            parts = [(p.what, p.why, p.cure) for p in problems]
-            texts = ("\n".join(filter(None, dict.fromkeys(t))) for t in zip(*parts, strict=True))
-            raise SetupError(*texts)
-
     def __str__(self) -> str:
         return text(self)
 
@@ -88,7 +79,7 @@ class Plan:
     def _record(self, cell: Cell) -> dict[str, Any]:
         dataset, counted = cell.dataset, self.counts.get(cell.id, {})
         native = self.spec.config is not None
-        judge = self.spec.judge
+        judge = self.spec.judge_of(dataset)
         scored = str(counted.get("scorer") or "upstream's rule")
         if self.spec.mode == "infer":
             scored = "none: inference only"
@@ -138,8 +129,7 @@ def plan(spec: RunSpec, *, say: Callable[[str], None] | None = None) -> Plan:
     else:
         cells = cells_of(spec)
     parts = by_backend(cells)
-    for name, part in parts.items():
-        BACKENDS[name].check(part, spec)
+    pictures = {n for name, part in parts.items() for n in BACKENDS[name].check(part, spec)}
     interpreters, problems = _interpreters(list(parts), spec.python)
     names = {b: envs.names(b, spec.python, say=say) if b in interpreters else None for b in parts}
     needs: dict[DatasetSpec, Sequence[Needed]] = {}
@@ -153,6 +143,7 @@ def plan(spec: RunSpec, *, say: Callable[[str], None] | None = None) -> Plan:
         needs={cell.id: needs[cell.dataset] for cell in cells},
         earlier={},
         problems=tuple(problems),
+        pictures=frozenset(pictures),
         defaults={
             b: {k: a["default"] for k, a in known.arguments.items() if a["flag"]}
             for b, known in names.items()
@@ -160,7 +151,7 @@ def plan(spec: RunSpec, *, say: Callable[[str], None] | None = None) -> Plan:
         },
     )
     # Which model is served is not known yet; then the run itself looks for what it goes on from.
-    return planned if any(m.model == "auto" for m in spec.models) else going_on(planned)
+    return planned if any(m.model == AUTO for m in spec.models) else going_on(planned)
 
 
 def going_on(planned: Plan) -> Plan:
@@ -170,7 +161,7 @@ def going_on(planned: Plan) -> Plan:
         ConfigError: There are to be scores alone, and answers are lacking.
     """
     spec = planned.spec
-    if not spec.reuse and spec.mode != "eval":
+    if spec.predictions or (not spec.reuse and spec.mode != "eval"):
         return planned
     return replace(planned, earlier=earlier.find(spec, planned.cells))
 
@@ -310,24 +301,6 @@ def _reachable(host: str, port: int) -> bool:
     return True
 
 
-def _missing_data(missing: Sequence[tuple[Cell, Needed]]) -> list[SetupError]:
-    return [
-        SetupError(
-            f"no data for {cell.dataset.name}: {need.path}",
-            "; ".join(
-                part
-                for part in (
-                    f"looked for {' and '.join(need.looked_for)}" if need.looked_for else "",
-                    need.problem,
-                )
-                if part
-            ),
-            need.cure,
-        )
-        for cell, need in {(c.dataset.name, n.path): (c, n) for c, n in missing}.values()
-    ]
-
-
 def text(planned: Plan) -> str:
     """The plan for a person."""
     lines = []
@@ -344,10 +317,7 @@ def text(planned: Plan) -> str:
         if not isinstance(shown, str):
             shown = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
         lines += ["  upstream gets", *(f"    {line}" for line in shown.strip().splitlines())]
-    try:
-        planned.require()
-    except EvalshimError as error:
-        lines += ["", f"not ready: {error}"]
+    lines += ["", *map(str, planned.problems)] if planned.problems else []
     return "\n".join(lines)
 
 

@@ -22,7 +22,11 @@ from evalshim.spec import ROW_COLUMNS, SCHEMA_VERSION, Metric, Row, Sample
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLE = ("model", "dataset", "subset", "metric", "value", "score", "n", "failed", "status")
+_TABLE = (
+    "model", "dataset", "subset", "metric", "value", "score", "n", "failed", "ungraded", "status",
+)  # fmt: skip
+# Columns that count samples, and are shown where there are any.
+_COUNTS = {"failed": "n_failed", "ungraded": "n_judge_failed"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,15 @@ class RunResult:
             ["model", "dataset", "subset", "metric", "value", "n", "status"]
         ].to_html(index=False)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know: what the run met, and of each cell's answers."""
+        cells = self.header.get("cells", {}).values()
+        found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes", ())]
+        return [*found, *self.header.get("notices", ())]
+
     def __str__(self) -> str:
-        return table(self.rows)
+        return table(self.rows, notes=self.notes)
 
 
 def row_numbers(metric: Metric) -> dict[str, Any]:
@@ -142,19 +153,20 @@ def render(result: RunResult, form: str) -> str:
         return _printable(to_csv(result.rows).rstrip("\n"))
     if form == "json":
         return to_json(envelope(result.header, result.rows), indent=2)
-    return _printable(table(result.rows, "github" if form == "md" else "simple"))
+    return _printable(table(result.rows, "github" if form == "md" else "simple", result.notes))
 
 
-def table(rows: Sequence[Row], form: str = "simple") -> str:
+def table(rows: Sequence[Row], form: str = "simple", notes: Sequence[str] = ()) -> str:
     """The rows for a person: a line a metric, and below it why a cell failed.
 
     Args:
         form: A format of `tabulate`.
+        notes: What else stands below it.
     """
     from tabulate import tabulate
 
     bar = "\\|" if form == "github" else "|"
-    columns = [c for c in _TABLE if c != "failed" or any(r.n_failed for r in rows)]
+    columns = [c for c in _TABLE if c not in _COUNTS or any(getattr(r, _COUNTS[c]) for r in rows)]
     # The model's name says nothing where there is one.
     if len({r.model for r in rows}) == 1 and form == "simple":
         columns.remove("model")
@@ -163,12 +175,13 @@ def table(rows: Sequence[Row], form: str = "simple") -> str:
         headers=columns,
         tablefmt=form,
         disable_numparse=True,
-        colalign=["right" if c in ("value", "score", "n", "failed") else "left" for c in columns],
+        colalign=["right" if c in ("value", "score", "n", *_COUNTS) else "left" for c in columns],
     )
-    reasons = dict.fromkeys(
+    below = dict.fromkeys(
         f"{row.model} x {row.dataset} {row.status}: {row.error}" for row in rows if row.error
     )
-    return "\n".join([shown, *([""] if reasons else []), *reasons])
+    below.update(dict.fromkeys(notes))
+    return "\n".join([shown, *([""] if below else []), *below])
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -204,8 +217,9 @@ def _printable(text: str) -> str:
 
 
 def _cell(row: Row, column: str) -> str:
-    if column == "failed":
-        return f"{row.n_failed}/{row.n}" if row.n_failed else ""
+    if column in _COUNTS:
+        count = getattr(row, _COUNTS[column])
+        return f"{count}/{row.n}" if count else ""
     value = getattr(row, column)
     if column == "metric" and row.is_primary:
         return f"{value} *"

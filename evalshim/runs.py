@@ -13,10 +13,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evalshim import config, dialects, model_entries, plans, process, progress, readers, results
+from evalshim import (
+    config,
+    dialects,
+    judge_entries,
+    model_entries,
+    plans,
+    progress,
+    readers,
+    readiness,
+    results,
+)
 from evalshim.backends import BACKENDS
-from evalshim.errors import ConfigError, SetupError
-from evalshim.live import LiveRun, key_of
+from evalshim.errors import ConfigError
+from evalshim.live import LiveRun
 from evalshim.plans import Plan
 from evalshim.results import RunResult
 from evalshim.spec import ModelSpec, RunSpec
@@ -78,6 +88,7 @@ def specify(
     backend: str | None = None,
     assignments: Sequence[str] = (),
     upstream: Mapping[str, Any] | None = None,
+    judge: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RunSpec:
     """The `RunSpec` of a command line: the file, then the flags, then `--set`.
@@ -86,6 +97,7 @@ def specify(
 
     Args:
         upstream: Arguments of the upstreams' commands, over those of the file.
+        judge: Keys of `judge`, over those of the file.
         options: Further keys of the configuration; text is YAML; None where not given.
 
     Raises:
@@ -107,9 +119,9 @@ def specify(
     if isinstance(models, list) and any(isinstance(m, dict) and "api_base" in m for m in models):
         sampled = {key: upstream.pop(key) for key in _SAMPLING if key in upstream}
         raw["models"] = [dialects.with_sampling(m, sampled) for m in models]
-    if "judge_base_url" in upstream or "judge_key" in upstream:
-        raw["judge"] = dialects.judge({**upstream, "judge": options.pop("judge", None)})
-        upstream = {k: v for k, v in upstream.items() if k not in ("judge_base_url", "judge_key")}
+    judge = {**dialects.judge_arguments(upstream), **_given(judge or {})}
+    if judge:
+        raw["judge"] = judge_entries.with_arguments(raw.get("judge"), judge)
     if retry is not None and "config" in raw:
         upstream["retry"] = config.value(retry, "--retry")
     elif retry is not None and isinstance(raw.get("models"), list):
@@ -137,27 +149,46 @@ def specify(
     return config.parse(raw, beside=beside, words=words, say=_say)
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that were given; text is YAML, but names and keys."""
+    return {
+        key: config.value(value, f"--judge-{key}")
+        if key in ("nproc", "retry", "timeout")
+        else value
+        for key, value in options.items()
+        if value is not None
+    }
+
+
 def load_run(path: str | os.PathLike[str]) -> RunResult:
     """The results of an earlier run, from its directory (`outputs/latest`, say)."""
     return results.load(Path(path))
 
 
 def execute(
-    spec: RunSpec, *, command: Sequence[str] = (), terminal: bool | None = None
+    spec: RunSpec,
+    *,
+    command: Sequence[str] = (),
+    terminal: bool | None = None,
+    preflight: bool = True,
 ) -> RunResult:
     """Run everything that `spec` asks for.
 
     Args:
         command: The command line, for run.json.
         terminal: Whether stderr shows bars; default: whether it is a terminal.
+        preflight: Whether endpoints are asked before anything starts.
 
     Raises:
         ConfigError: Data or the work directory is unusable; nothing was run.
-        SetupError: A backend has no usable interpreter, or data is missing; nothing was run.
+        SetupError: A backend has no usable interpreter, data is missing, an endpoint cannot do
+            what is asked of it; nothing was run.
     """
     planned = plans.plan(spec, say=_say)
-    planned.require()
-    planned = plans.going_on(_served(planned))
+    looked = readiness.look(planned, endpoints=preflight)
+    planned = plans.going_on(_divided(looked.require()))
+    for notice in (f"{found.what}: {found.notice}" for found in looked.findings if found.notice):
+        _say(notice)
     run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command)
     titles = {name: BACKENDS[name].title for name in run.parts}
     shown = sys.stderr.isatty() if terminal is None else terminal
@@ -166,20 +197,16 @@ def execute(
         return run.go(reporter)
 
 
-def _served(planned: Plan) -> Plan:
-    """The plan with every model's id known, and each endpoint's parallel calls divided."""
+def _divided(planned: Plan) -> Plan:
+    """The plan with each endpoint's parallel calls divided among the workers, which run side
+    by side."""
     spec = planned.spec
-    models = {model.name: _with_served_model(model) for model in spec.models}
-    # Workers run side by side; what an endpoint may get at once is shared among them.
     parts = len(plans.by_backend(planned.cells))
-    shared = {
-        name: replace(model, concurrency=max(1, _parallel(model, spec) // parts))
-        for name, model in models.items()
-    }
     cells = tuple(
-        replace(cell, model=shared.get(cell.model.name, cell.model)) for cell in planned.cells
+        replace(c, model=replace(c.model, concurrency=max(1, _parallel(c.model, spec) // parts)))
+        for c in planned.cells
     )
-    return replace(planned, spec=replace(spec, models=tuple(models.values())), cells=cells)
+    return replace(planned, cells=cells)
 
 
 def _parallel(model: ModelSpec, spec: RunSpec) -> int:
@@ -208,33 +235,6 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _with_served_model(model: ModelSpec) -> ModelSpec:
-    """`model: auto` becomes the id of the only model that the endpoint serves."""
-    if model.model != "auto" or not model.api_base:
-        return model
-    import openai
-
-    try:
-        client = openai.OpenAI(
-            base_url=model.api_base, api_key=key_of(model), timeout=10, max_retries=1
-        )
-        served = [m.id for m in client.models.list()]
-    # The client raises what it meets: its own errors, httpx's, JSON's, AttributeError on HTML.
-    except Exception as error:
-        raise SetupError(
-            f"{model.name}: cannot ask {model.api_base} which model it serves",
-            process.redact(str(error), [key_of(model)]),
-            "start the endpoint, or name the model: `model: <id>`",
-        ) from error
-    if len(served) != 1:
-        raise ConfigError(
-            f"{model.name}: `model: auto`, but {model.api_base} serves {len(served)} models",
-            ", ".join(served[:20]),
-            "name one of them: `model: <id>`",
-        )
-    return replace(model, model=served[0])
 
 
 def _new_run_directory(work_dir: Path) -> Path:

@@ -17,10 +17,13 @@ SCHEMA_VERSION = 1
 
 BackendName = Literal["vlmeval", "opencompass"]
 Mode = Literal["all", "infer", "eval"]
+Fallback = Literal["error", "allow"]
+Think = Literal["keep", "strip"]
 CellStatus = Literal["pending", "running", "scored", "infer_only", "skipped", "failed"]
 Unit = Literal["fraction", "percent", "raw"]
 
 EXACT_MATCHING = "exact_matching"
+AUTO = "auto"  # the id of the only model that an endpoint serves
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ModelSpec:
         timeout: Seconds for one request.
         img_size: Longest side in pixels to which upstream shrinks a picture; -1 keeps it.
         extra_body: Further JSON members of each request.
+        think: `strip` has upstream score what follows `</think>` alone.
         is_chat: False talks to `/completions` with the plain prompt (OpenCompass).
         meta_template: OpenCompass's template of roles: `chat`, `none` (everything becomes
             one user message), or a mapping of upstream's.
@@ -68,6 +72,7 @@ class ModelSpec:
     system_prompt: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     concurrency: int | None = None
+    think: Think = "keep"
     is_chat: bool = True
     meta_template: Mapping[str, Any] | str = field(default="chat", hash=False)
     upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -75,8 +80,45 @@ class ModelSpec:
     @property
     def key_variable(self) -> str:
         """The variable in which a worker finds the key."""
-        digest = sha256(self.name.encode(errors="replace")).hexdigest()[:8].upper()
-        return f"EVALSHIM_KEY_{digest}"
+        return f"EVALSHIM_KEY_{_digest(self.name)}"
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """What grades answers: `exact_matching`, or a model.
+
+    Parameters that are None are left to upstream's own default.
+
+    Attributes:
+        model: Its id at the endpoint, or `auto`; upstream's name for one where there is no
+            `api_base`.
+        api_base: As of a model.
+        nproc: Calls in flight.
+        retry: Tries of a call that fails.
+        timeout: Seconds for one request.
+        fallback: What becomes of a cell whose judge does not answer: `error` fails it, `allow`
+            lets upstream grade without, where it can, and says so in every row.
+        upstream: Further arguments of upstream's class; under a backend's name, for it alone.
+    """
+
+    model: str = EXACT_MATCHING
+    api_base: str | None = None
+    key_env: str | None = None
+    key: str = field(default="", repr=False)
+    nproc: int | None = None
+    retry: int | None = None
+    timeout: float | None = None
+    fallback: Fallback = "error"
+    upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_model(self) -> bool:
+        return self.model != EXACT_MATCHING
+
+    @property
+    def key_variable(self) -> str:
+        """The variable in which a worker finds the key."""
+        return f"EVALSHIM_JUDGE_KEY_{_digest(f'{self.api_base} {self.model} {self.key_env}')}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +140,7 @@ class DatasetSpec:
             where upstream or a plug-in says.
         summary_groups: Modules of OpenCompass that define averages over its subsets.
         origin: The name that it was resolved from; empty for a file of the user's own.
+        judge: What grades it, where that is not the judge of the run.
         upstream: Further arguments of upstream's dataset class or configuration.
     """
 
@@ -113,6 +156,7 @@ class DatasetSpec:
     scorer: str = ""
     summary_groups: tuple[str, ...] = ()
     origin: str = field(default="", compare=False)
+    judge: JudgeSpec | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -132,34 +176,17 @@ class UpstreamModel:
 
 
 @dataclass(frozen=True)
-class JudgeSpec:
-    """What grades answers: `exact_matching`, or a model.
-
-    Attributes:
-        model: Its id at the endpoint, or upstream's name for one where there is no `api_base`.
-        api_base: As of a model.
-    """
-
-    model: str = EXACT_MATCHING
-    api_base: str | None = None
-    key_env: str | None = None
-    key: str = field(default="", repr=False)
-
-    @property
-    def is_model(self) -> bool:
-        return self.model != EXACT_MATCHING
-
-
-@dataclass(frozen=True)
 class RunSpec:
     """One `shim run`, resolved: every default filled in, every path absolute.
 
     Attributes:
         limit: What to take of each dataset: a count, a fraction below 1, or a slice `[10:20]`.
         concurrency: Calls in flight per endpoint.
-        mode: `eval` scores what the newest run of the same work predicted.
-        fail_on: Samples without an answer that a cell may have before it fails the
-            run: a count, or a fraction of the cell when below 1.
+        mode: `eval` scores what the newest run of the same work predicted, or `predictions`.
+        predictions: A file of predictions made elsewhere, or a folder of such files.
+        retries: How often the samples of a cell that got no answer are asked again at its end.
+        fail_on: Samples without an answer, or without a grade, that a cell may have before it
+            fails the run: a count, or a fraction of the cell when below 1.
         reuse: Go on from the newest run of the same work in `work_dir`, or from the run named.
         gpus: Processes of upstream's data-parallel inference, one a local GPU.
         verify_data: Whether a published data file must have its published hash.
@@ -175,6 +202,8 @@ class RunSpec:
     limit: int | float | str | None = None
     concurrency: int = 32
     mode: Mode = "all"
+    predictions: Path | None = None
+    retries: int = 1
     work_dir: Path = Path("outputs")
     fail_on: float = 0
     reuse: bool | str = False
@@ -184,6 +213,10 @@ class RunSpec:
     python: str | None = None
     config: Path | None = None
     upstream: Mapping[str, Any] = field(default_factory=dict)
+
+    def judge_of(self, dataset: DatasetSpec) -> JudgeSpec:
+        """What grades a dataset of this run."""
+        return dataset.judge or self.judge
 
 
 @dataclass(frozen=True)
@@ -239,7 +272,9 @@ ROW_COLUMNS = tuple(f.name for f in fields(Row))
 class Sample:
     """One model x dataset x sample: a line of samples.jsonl.
 
-    `correct` is None where upstream gives no verdict on a single sample.
+    `correct` and `score` are None where upstream gives no verdict on a single sample.
+    `error` says why there is no prediction: the last HTTP status, or what happened, and the
+    message. `finish` is why the model stopped, as the endpoint says (`length`: it was cut).
     `images` are paths, relative to the run directory where they lie in it.
     """
 
@@ -253,7 +288,10 @@ class Sample:
     options: Mapping[str, str] = field(default_factory=dict)
     answer: str = ""
     prediction: str | None = None
+    error: str = ""
+    finish: str = ""
     correct: bool | None = None
+    score: float | None = None
     category: str = ""
     images: tuple[str, ...] = ()
 
@@ -280,7 +318,11 @@ class Metric:
 class CellOutcome:
     """What is known of a cell when its worker is done with it.
 
-    `upstream` names the distribution and version that computed it.
+    Attributes:
+        n_judge_failed: Samples that the judge did not grade; None where no one was to be graded.
+        notes: What a reader of the score should know, e.g. that answers were cut.
+        sent: Parameters of a request as the model's endpoint got them.
+        reported: By `model` and `judge`, the id of the model as its endpoint reported it.
     """
 
     status: CellStatus
@@ -289,8 +331,12 @@ class CellOutcome:
     samples: tuple[Sample, ...] = ()
     n: int | None = None
     n_failed: int | None = None
+    n_judge_failed: int | None = None
     scorer: str = ""
     judge_fallback: bool = False
+    notes: tuple[str, ...] = ()
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    reported: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -316,6 +362,10 @@ class Needed:
     @property
     def missing(self) -> bool:
         return bool(self.problem) or not (self.present or self.source)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="replace")).hexdigest()[:8].upper()
 
 
 def own(arguments: Mapping[str, Any], backend: str) -> dict[str, Any]:

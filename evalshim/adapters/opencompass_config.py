@@ -15,6 +15,8 @@ from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec, own, slug
 # The worker package as it is called inside an upstream environment.
 _PARTS = "evalshim_worker.opencompass_parts"
 
+# Upstream's own way to score what follows `</think>` alone.
+_STRIP = {"type": "extract-non-reasoning-content"}
 # A chat model: upstream's roles, passed on as the endpoint's.
 _CHAT_TEMPLATE = {
     "round": [
@@ -107,8 +109,10 @@ def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:
         "meta_template": _template(model),
         "max_out_len": model.max_tokens or 2048,
         "max_seq_len": 2**31,
-        "batch_size": parallel,
+        # All of a set at once: a batch would wait for its slowest answer.
+        "batch_size": 100_000,
         "max_workers": parallel,
+        "retries": spec.retries,
         "temperature": model.temperature,
         "retry": model.retry,
         "timeout": model.timeout,
@@ -119,7 +123,8 @@ def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:
         )
         or None,
     }
-    return {**_given(config), **own(model.upstream, "opencompass")}
+    strip = {"pred_postprocessor": _STRIP} if model.think == "strip" else {}
+    return {**_given(config), **strip, **own(model.upstream, "opencompass")}
 
 
 def _template(model: ModelSpec) -> dict[str, Any] | None:
@@ -141,6 +146,7 @@ def _local_changes(model: ModelSpec) -> dict[str, Any]:
         "path": model.model_path,
         "tokenizer_path": model.model_path,
         "max_out_len": model.max_tokens,
+        "pred_postprocessor": _STRIP if model.think == "strip" else None,
         **own(model.upstream, "opencompass"),
     }
 

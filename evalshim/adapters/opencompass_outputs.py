@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evalshim.adapters import thoughts
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit
+from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit
 
 # DefaultSummarizer's order of importance, and what it leaves out.
 _FIRST = (
@@ -40,15 +41,25 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     samples = tuple(
         sample
         for abbr, answers in predictions.items()
-        for sample in _samples(cell, abbr, answers, results.get(abbr, {}), run_dir)
+        for sample in _samples(cell, abbr, answers, results.get(abbr, {}), finished, run_dir)
     )
     n, n_failed = _counts("overall", samples)
     error = finished["error"]
-    if spec.mode == "infer":
-        return CellOutcome("failed" if error else "infer_only", error, (), samples, n, n_failed)
+    known = CellOutcome(
+        "failed",
+        samples=samples,
+        n=n,
+        n_failed=n_failed,
+        notes=thoughts.notes(samples),
+        sent=finished.get("sent", {}),
+        reported=finished.get("reported", {}),
+    )
     if n and n_failed == n:
-        reason = f"no answer from {cell.model.api_base} to any of {n} samples"
-        return CellOutcome("failed", reason, (), samples, n, n_failed)
+        reason = f"no answer from {cell.model.api_base or cell.model.name} to any of {n} samples"
+        last = finished.get("last_error")
+        return replace(known, error=f"{reason} ({last})" if last else reason)
+    if spec.mode == "infer":
+        return replace(known, status="failed" if error else "infer_only", error=error)
     # Where a set of several has only one prediction left, the error names the others.
     single = len(predictions) == 1 and not error
     metrics = [
@@ -59,11 +70,30 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     metrics = _with_one_primary([*_groups(cell, finished), *metrics], samples)
     error = error or _missing(predictions, results) or _log_tail(finished, results)
     if not metrics:
-        reason = error or "upstream wrote no result"
-        return CellOutcome("failed", reason, (), samples, n, n_failed)
+        return replace(known, error=error or "upstream wrote no result")
+    judge = spec.judge_of(cell.dataset)
+    fallback = bool(finished.get("judge_fallback"))
     scorer = "rule:" + next(m.name for m in metrics if m.is_primary)
-    status: CellStatus = "failed" if error else "scored"
-    return CellOutcome(status, error, tuple(metrics), samples, n, n_failed, scorer)
+    ungraded = 0
+    if finished.get("judge_built") and not fallback:
+        scorer = judge.model if judge.is_model else "a judge of the configuration"
+        ungraded = max(finished["judge_failed"], sum(map(_not_attempted, results.values())))
+    if fallback and not error:
+        error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
+        return replace(
+            known, status="scored", error=error, metrics=tuple(metrics), scorer=scorer,
+            judge_fallback=True, n_judge_failed=0,
+        )  # fmt: skip
+    return replace(
+        known, status="failed" if error else "scored", error=error, metrics=tuple(metrics),
+        scorer=scorer, judge_fallback=fallback, n_judge_failed=ungraded,
+    )  # fmt: skip
+
+
+def _not_attempted(result: Mapping[str, Any]) -> int:
+    """Samples of which the judge said neither A nor B (get_final_results, 0.5.4)."""
+    count = result.get("not_attempted_count") if "attempted_ratio" in result else 0
+    return int(count) if isinstance(count, (int, float)) else 0
 
 
 def _missing(predictions: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -142,8 +172,17 @@ def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | N
 
 
 def _samples(
-    cell: Cell, abbr: str, answers: Mapping[str, Any], result: Mapping[str, Any], run_dir: Path
+    cell: Cell,
+    abbr: str,
+    answers: Mapping[str, Any],
+    result: Mapping[str, Any],
+    finished: Mapping[str, Any],
+    run_dir: Path,
 ) -> Iterable[Sample]:
+    errors, finish = (
+        {i: text for text, indices in finished.get(kind, {}).get(abbr, ()) for i in indices}
+        for kind in ("errors", "finish")
+    )
     details = _details(result)
     equal = _counts_equality(result)
     for index, answer in answers.items():
@@ -160,8 +199,11 @@ def _samples(
             options=dict(_OPTION.findall(prompt)),
             answer=_text(answer.get("gold", found.get("answer", ""))),
             # OpenAISDK (0.5.4) makes "" of an answer without content.
-            prediction=_text(answer.get("prediction")) or None,
-            correct=_verdict(found, equal),
+            prediction=(said := _text(answer.get("prediction")) or None),
+            error="" if said else errors.get(index, ""),
+            finish=finish.get(index, ""),
+            correct=(verdict := _verdict(found, equal)),
+            score=None if verdict is None else float(verdict),
         )
 
 

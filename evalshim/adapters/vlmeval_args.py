@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evalshim.spec import Cell, JudgeSpec, ModelSpec, RunSpec, own, slug
+from evalshim.adapters import judge_env
+from evalshim.spec import Cell, ModelSpec, RunSpec, own, slug
 
 # OpenAIWrapper.__init__ (0.0.20) takes these by name; what else it is given it sends
 # along in the body of each request.
@@ -54,10 +55,13 @@ def namespace(cell: Cell, spec: RunSpec, work_dir: Path) -> dict[str, Any]:
         "model": [slug(cell.model.name)],
         "work_dir": str(work_dir),
         "mode": spec.mode,
-        "judge": judge_name(spec.judge),
+        **judge_env.vlmeval_arguments(spec.judge_of(cell.dataset)),
         "api_nproc": cell.model.concurrency or spec.concurrency,
         "reuse": bool(spec.reuse),
     }
+    if spec.mode == "eval":
+        # Else is_prediction_complete leaves a cell with a single unanswered sample unscored.
+        found["keep_failed"] = True
     if cell.model.retry is not None:
         # Without it run.py puts its own default in the place of the model's.
         found["retry"] = cell.model.retry
@@ -66,18 +70,3 @@ def namespace(cell: Cell, spec: RunSpec, work_dir: Path) -> dict[str, Any]:
         # Its argument class and its parser take a truth value; what follows them does not.
         found["reuse_aux"] = "all" if found["reuse_aux"] else "none"
     return found
-
-
-def judge_name(judge: JudgeSpec) -> str | None:
-    """`--judge`: upstream's default for each dataset where a judge of the user's answers for it.
-
-    Upstream (build_judge, 0.0.20) takes LOCAL_LLM in the place of whatever model it wanted.
-    """
-    return None if judge.api_base else judge.model
-
-
-def judge_variables(judge: JudgeSpec) -> dict[str, str]:
-    """The variables by which upstream finds a judge of the user's, without the key."""
-    if not judge.api_base:
-        return {}
-    return {"OPENAI_API_BASE": f"{judge.api_base}/chat/completions", "LOCAL_LLM": judge.model}

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalshim.adapters import thoughts
 from evalshim.adapters.tables import as_list
 from evalshim.errors import ResultsError
 from evalshim.spec import (
@@ -42,6 +45,9 @@ _COUNTING = ("OCRBench", "MVBench", "MVBench_MP4", "MMDUDataset", "MMBenchVideo"
 _MATCHED_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Y/N", "Video-MCQ")
 # Metrics that upstream names behind the split they belong to (YORN_auxeval, Hallusion_rating).
 _NAMED_LAST = ("aAcc", "fAcc", "qAcc", "acc", "precision", "recall")
+# What upstream notes of a sample whose judge gave nothing that it could read: multiple choice
+# (then it picks at random), short answers (0), and the sets that extract from long answers.
+_UNGRADED = ("Failed to predict", "Fail to Judge", "retries failed")
 # Those of the scorer bleu_rouge.
 _OF_TEXT = ("bleu-", "Rouge-")
 
@@ -59,43 +65,67 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
             return CellOutcome("skipped", f"upstream skipped it: {skipped}")
         raise ResultsError("upstream named no file of predictions")
     predictions = _table(files["prediction"])
-    failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
     n = len(predictions)
-    pictures = Path(finished["img_root"]) if finished.get("img_root") else None
-    samples = _samples(cell, predictions, _hits(files["prediction"]), pictures, run_dir)
+    failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
+    graded = _graded(finished)
+    samples = _samples(cell, predictions, graded, finished, run_dir)
+    known = CellOutcome(
+        "scored",
+        samples=samples,
+        n=n,
+        n_failed=failed,
+        notes=thoughts.notes(samples),
+        sent=finished.get("sent", {}),
+        reported=finished.get("reported", {}),
+    )
     if n and failed == n:
         reason = f"no answer from {cell.model.api_base or cell.model.name} to any of {n} samples"
         last = finished.get("last_error")
-        return CellOutcome(
-            "failed", f"{reason} ({last})" if last else reason, (), samples, n, failed
-        )
+        return replace(known, status="failed", error=f"{reason} ({last})" if last else reason)
+    if finished["status"] == "failed":
+        return replace(known, status="failed", error=finished["error"])
     if spec.mode == "infer":
-        return CellOutcome("infer_only", "", (), samples, n, failed)
+        return replace(known, status="infer_only")
     if not finished.get("answered", True):
-        return CellOutcome("skipped", "the file has no answers", (), samples, n, failed)
+        return replace(known, status="skipped", error="the file has no answers")
     if skipped:
         reason = f"upstream does not score it: {skipped}"
-        return CellOutcome("skipped", reason, (), samples, n, failed)
+        return replace(known, status="skipped", error=reason)
     metrics = _metrics(files["status"], files["prediction"], cell, finished, samples)
     if not metrics:
-        return CellOutcome("failed", "upstream reported no metric", (), samples, n, failed)
-    scorer, fallback = _scorer(finished, spec.judge, metrics)
-    error = f"the judge {spec.judge.model} did not work: matched exactly instead"
-    return CellOutcome(
-        "scored", error if fallback else "", metrics, samples, n, failed, scorer, fallback
-    )
+        return replace(known, status="failed", error="upstream reported no metric")
+    judge = spec.judge_of(cell.dataset)
+    scorer = _scorer(finished, judge, metrics)
+    fallback = bool(finished["judge_fallback"])
+    ungraded = 0
+    if finished["judge_built"] and not fallback:
+        ungraded = max(finished["judge_failed"], _marked(graded))
+    error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
+    return replace(
+        known, error=error if fallback else "", metrics=metrics, scorer=scorer,
+        judge_fallback=fallback, n_judge_failed=ungraded,
+    )  # fmt: skip
 
 
-def _scorer(
-    finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Metric]
-) -> tuple[str, bool]:
-    """What really graded, and whether that is not what was asked for."""
-    if finished["judge_built"] and not finished["judge_failed"]:
-        return (judge.model if judge.is_model else finished["judge_model"]), False
+def _scorer(finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Metric]) -> str:
+    """What really graded."""
+    if finished["judge_built"] and not finished["judge_fallback"]:
+        return judge.model if judge.is_model else str(finished["judge_model"])
     matched = finished["dataset_type"] in _MATCHED_TYPES
     rule = "rule:" + next((m.name for m in metrics if m.is_primary), metrics[0].name)
-    fallback = bool(finished["judge_failed"] and judge.is_model)
-    return (EXACT_MATCHING if matched else rule), fallback
+    return EXACT_MATCHING if matched else rule
+
+
+def _marked(graded: pd.DataFrame | None) -> int:
+    """Samples that upstream marked as ungraded: the judge's answer was none it could read."""
+    if graded is None:
+        return 0
+    marked = graded.get("extracted", graded["index"]).eq("Unknown")
+    for column in ("log", "hit"):
+        if column in graded:
+            for mark in _UNGRADED:
+                marked |= graded[column].str.contains(mark, regex=False)
+    return int(marked.sum())
 
 
 def _metrics(
@@ -190,24 +220,34 @@ def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | N
     return (len(own), sum(s.prediction is None for s in own)) if own else (None, None)
 
 
-def _hits(prediction: Path) -> Mapping[str, Any]:
-    """The verdict on each sample by its index, where upstream writes them: in a file named
-    after the judge. Of questions asked with their options rotated only the first has one."""
-    paths = sorted(prediction.parent.glob(f"{prediction.stem}_*_result{prediction.suffix}"))
-    table = _table(paths[-1]) if paths else None
-    if table is None or "hit" not in table:
-        return {}
-    return dict(zip(table["index"], table["hit"], strict=True))
+def _graded(finished: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The predictions as upstream graded them, where it keeps them: in a file named after the
+    judge, `_auxmatch` (Y/N), `_judge` (short answers). Of questions asked with their options
+    rotated only the first is graded."""
+    made = [Path(path) for path in finished.get("made", ())]
+    paths = [path for path in made if re.search(r"_(result|auxmatch|judge)\.tsv$", path.name)]
+    return _read(paths[-1], "index") if paths else None
+
+
+def _grades(graded: pd.DataFrame | None) -> tuple[str, dict[str, Any]]:
+    """The column with grades of single samples, and they by index."""
+    for kind in ("hit", "score"):
+        if graded is not None and kind in graded:
+            return kind, dict(zip(graded["index"], graded[kind], strict=True))
+    return "hit", {}
 
 
 def _samples(
     cell: Cell,
     table: pd.DataFrame,
-    hits: Mapping[str, Any],
-    pictures: Path | None,
+    graded: pd.DataFrame | None,
+    finished: Mapping[str, Any],
     run_dir: Path,
 ) -> tuple[Sample, ...]:
     letters = [c for c in string.ascii_uppercase if c in table]
+    pictures = Path(finished["img_root"]) if finished.get("img_root") else None
+    errors, finish = (_of_samples(finished.get(kind, ())) for kind in ("errors", "finish"))
+    kind, grades = _grades(graded)
     return tuple(
         Sample(
             run_id=run_dir.name,
@@ -220,7 +260,10 @@ def _samples(
             options={c: str(row[c]) for c in letters if row[c] != ""},
             answer=str(row.get("answer", "")),
             prediction=None if FAIL_MSG in row["prediction"] else str(row["prediction"]),
-            correct=_verdict(hits.get(row["index"], row.get("hit"))),
+            error=errors.get(str(row["index"]), "") if FAIL_MSG in row["prediction"] else "",
+            finish=finish.get(str(row["index"]), ""),
+            correct=_verdict(grade := grades.get(row["index"], row.get("hit")), kind),
+            score=_score(grade),
             category=str(row.get("category", "")),
             images=_images(row, pictures, run_dir),
         )
@@ -228,11 +271,23 @@ def _samples(
     )
 
 
-def _verdict(hit: Any) -> bool | None:
+def _of_samples(by_text: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
+    return {index: text for text, indices in by_text for index in indices}
+
+
+def _score(grade: Any) -> float | None:
     try:
-        return None if hit in (None, "") else float(hit) > 0
-    except ValueError:
+        return float({"True": "1", "False": "0"}.get(str(grade), grade))
+    except (TypeError, ValueError):
         return None
+
+
+def _verdict(grade: Any, kind: str) -> bool | None:
+    """Whether a sample was right; a `score` that is no truth value says how good it was."""
+    score = _score(grade)
+    if score is None or (kind == "score" and str(grade) not in ("True", "False")):
+        return None
+    return score > 0
 
 
 def _images(row: Mapping[Any, Any], pictures: Path | None, run_dir: Path) -> tuple[str, ...]:
@@ -252,13 +307,17 @@ def _images(row: Mapping[Any, Any], pictures: Path | None, run_dir: Path) -> tup
 
 
 def _table(path: Path) -> pd.DataFrame:
+    return _read(path, "index", "prediction")
+
+
+def _read(path: Path, *columns: str) -> pd.DataFrame:
     import pandas as pd
 
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ResultsError(f"cannot read {path}", str(error)) from error
-    for column in ("index", "prediction"):
+    for column in columns:
         if column not in table:
             raise ResultsError(f"cannot read {path}", f"no column `{column}`")
     return table

@@ -14,11 +14,9 @@ class Backend(Protocol):
     # What people call the upstream.
     title: str
 
-    # The variable in which a worker finds the judge's key.
-    judge_key_variable: str
-
     # Check what can be checked of the cells before anything is started; ConfigError.
-    def check(self, cells: Sequence[Cell], spec: RunSpec) -> None: ...
+    # Names of the datasets whose samples show pictures.
+    def check(self, cells: Sequence[Cell], spec: RunSpec) -> set[str]: ...
 
     # The data that a dataset needs, as far as upstream says where it looks.
     def needs(

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from evalshim import plugin_files
-from evalshim.adapters import custom_data, opencompass_config, opencompass_outputs
+from evalshim.adapters import (
+    custom_data,
+    judge_env,
+    opencompass_config,
+    opencompass_outputs,
+    predictions,
+)
 from evalshim.catalogue import Catalogue
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, RunSpec, own, slug
 
 title = "OpenCompass"
-judge_key_variable = "OC_JUDGE_API_KEY"
 
 # What make_custom_dataset_config (0.5.4) reads of a set in a file.
 _OF_FILES = (
@@ -25,7 +30,8 @@ _DATA_TYPES = ("mcq", "qa", "circular-mcq")
 _OF_ENDPOINTS = ("temperature", "top_p", "seed", "system_prompt", "timeout", "extra_body", "retry")
 
 
-def check(cells: Sequence[Cell], spec: RunSpec) -> None:
+def check(cells: Sequence[Cell], spec: RunSpec) -> set[str]:
+    predictions.check(cells, spec)
     asked = own(spec.upstream, "opencompass")
     if scheduler := next((k for k in ("slurm", "dlc") if asked.get(k) and not spec.config), None):
         raise ConfigError(
@@ -58,6 +64,7 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
                 "OpenCompass",
                 "give the model an `api_base`, or one of `shim list models --backend opencompass`",
             )
+    return set()
 
 
 def _check_file(dataset: DatasetSpec, spec: RunSpec) -> None:
@@ -147,8 +154,7 @@ def prepare(
     if config is None:
         config = folder / "config.py"
         config.write_text(opencompass_config.render(cells, spec), encoding="utf-8")
-    judge = spec.judge
-    variables = {"OC_JUDGE_MODEL": judge.model, "OC_JUDGE_API_BASE": judge.api_base or ""}
+    foreign = predictions.place(cells, spec, folder / "given_predictions")
     job = {
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
         "config": str(config),
@@ -161,10 +167,19 @@ def prepare(
         },
         "reuse": {cell: str(path) for cell, path in earlier.items()},
         "cells": [
-            {"id": c.id, "model": abbr(c.model, spec), "dataset": c.dataset.name} for c in cells
+            {
+                "id": c.id,
+                "model": abbr(c.model, spec),
+                "dataset": c.dataset.name,
+                "judge": judge_env.worker_judge(
+                    spec.judge_of(c.dataset), "opencompass", spec.concurrency
+                ),
+                "predictions": foreign.get(c.id),
+            }
+            for c in cells
         ],
     }
-    return job, variables if judge.is_model and judge.api_base else {}
+    return job, {}
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

@@ -9,25 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from evalshim import plugin_files, registry
-from evalshim.adapters import custom_data, placing, tables, vlmeval_args, vlmeval_outputs
+from evalshim.adapters import (
+    custom_data,
+    judge_env,
+    placing,
+    predictions,
+    tables,
+    vlmeval_args,
+    vlmeval_outputs,
+)
 from evalshim.catalogue import Catalogue
 from evalshim.errors import ConfigError
 from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
 
 title = "VLMEvalKit"
-judge_key_variable = "EVALSHIM_JUDGE_KEY"
 
 # Classes that send messages as OpenAI has them.
 _OPENAI = (None, "CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
 
 
-def check(cells: Sequence[Cell], spec: RunSpec) -> None:
+def check(cells: Sequence[Cell], spec: RunSpec) -> set[str]:
+    predictions.check(cells, spec)
+    pictures = set()
     for dataset in dict.fromkeys(c.dataset for c in cells):
+        if dataset.modality in ("image", "video"):
+            pictures.add(dataset.name)
         if dataset.path and not dataset.format:
             tables.check_form(dataset.path)
         if dataset.path and dataset.format:
             answers = spec.mode != "infer"
             report = custom_data.check(dataset.path, dataset.format, spec.limit, answers=answers)
+            pictures |= {dataset.name} if report.pictures else set()
             if answers and dataset.scorer not in ("", "bleu_rouge"):
                 _check_answered(dataset, report)
             asked = [c.model for c in cells if c.dataset == dataset]
@@ -39,6 +51,7 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
                     "OpenAI API takes one turn of text and pictures in files",
                     "give the model an `api_base`, and no `class`",
                 )
+    return pictures
 
 
 def _check_answered(dataset: DatasetSpec, report: custom_data.Report) -> None:
@@ -87,7 +100,7 @@ def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
     label = slug(cell.model.name)
     folder = run_dir / "upstream" / "vlmeval" / label
     # Predictions, or those of a run that was cut short (infer_data_job, infer_data_job_video).
-    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl"
+    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl(\.journal)?"
     own = re.compile(re.escape(f"{label}_{cell.dataset.target}") + rf"(\.\w+|{cut_short})")
     return folder if any(own.fullmatch(path.name) for path in folder.rglob("*")) else None
 
@@ -103,12 +116,11 @@ def prepare(
         if dataset.path:
             place = lmudata / f"{dataset.target}.tsv"
             answered[dataset.name] = placing.place(dataset.path, dataset.format, place)
+    foreign = predictions.place(cells, spec, folder / "predictions")
     job = {
         "plugins": plugin_files.loaded_by(spec.plugins, "vlmeval"),
         "gpus": spec.gpus,
         "verify_data": spec.verify_data,
-        "judge": vlmeval_args.judge_variables(spec.judge),
-        "judge_key": judge_key_variable,
         "cells": [
             {
                 "id": cell.id,
@@ -127,6 +139,12 @@ def prepare(
                 "format": cell.dataset.format,
                 "scorer": cell.dataset.scorer,
                 "answered": answered.get(cell.dataset.name, True),
+                "judge": judge_env.worker_judge(
+                    spec.judge_of(cell.dataset), "vlmeval", spec.concurrency
+                ),
+                "retries": spec.retries,
+                "strip": cell.model.think == "strip",
+                "predictions": next(iter(foreign.get(cell.id, {}).values()), None),
                 "reuse": str(earlier[cell.id]) if cell.id in earlier else None,
             }
             for cell in cells

@@ -35,12 +35,25 @@ def emit(kind, cell=None, **data):
 def emit_failed(cell, error):
     """Report a cell that ended with the exception `error`."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    message = redact(str(error))
+    name = type(error).__name__
+    emit("failed", cell, type=name, message=message_of(error), traceback=redact(text))
+
+
+def message_of(error):
+    """What an exception that ended a cell says, for the user."""
     if isinstance(error, SystemExit):
-        message = f"sys.exit({error.code!r})"
-    if in_plugin(error) or not message or isinstance(error, AssertionError):
-        message = redact(said(error))
-    emit("failed", cell, type=type(error).__name__, message=message, traceback=redact(text))
+        return f"sys.exit({error.code!r})"
+    if in_plugin(error) or not str(error) or isinstance(error, AssertionError):
+        return redact(said(error))
+    return redact(str(error))
+
+
+def by_text(of_samples):
+    """Samples under the text that they share: `[[text, [index, ...]], ...]`."""
+    found = {}
+    for sample, text in of_samples.items():
+        found.setdefault(text, []).append(str(sample))
+    return [list(item) for item in found.items()]
 
 
 def said(error):

@@ -1,52 +1,207 @@
-"""The judge that grades for VLMEvalKit: in force while it grades, and seen to work or not."""
+"""The judge that grades for VLMEvalKit: in force while it grades, watched, never replaced in
+silence.
+
+Upstream (0.0.20) asks a judge for a word first; where none comes in 30 s and more it warns and
+matches exactly. A judge that dies later grades at random, or as wrong.
+"""
 
 import contextlib
+import copy
 import os
 
-_built = []  # of the evaluation under way: "built", and "dead" for one that does not work
+from . import channel, fan_out
+from .grading import Grading, JudgeError
+
+_NONE = "exact_matching"
+VARIABLES = ("OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM")
+
+_grading = None  # the evaluation under way
 
 
-def keep_from_models(judge):
-    """A judge that the environment names is a judge alone: upstream's API models (0.0.20) read
-    the same variables, and would send its key to another endpoint."""
-    if judge and os.environ.get("LOCAL_LLM") == judge["LOCAL_LLM"]:
-        for name in (*judge, "OPENAI_API_KEY"):
-            os.environ.pop(name, None)
+def _watch(grading, model):
+    """Watch the calls of a judge that upstream just built."""
+    none = getattr(model, "model", None) == _NONE
+    grading.built = grading.built or not none
+    generate, generate_inner = model.generate, model.generate_inner
+
+    def inner(*args, **kwargs):
+        try:
+            code, answer, response = generate_inner(*args, **kwargs)
+        except Exception as error:
+            grading.problem = channel.said(error)
+            raise
+        if code != 0 or model.fail_msg in str(answer):
+            grading.problem = wrong_with(code, response)
+        elif not grading.reported:
+            grading.reported = str(document(response).get("model") or "")
+        return code, answer, response
+
+    def counted(message, **kwargs):
+        if grading.dead or none:
+            raise grading.error()
+        answer = generate(message, **kwargs)
+        sample = fan_out.current()
+        failed = model.fail_msg in str(answer)
+        grading.count(str(message) if sample is None else sample, failed, lambda: _ask(model))
+        return answer
+
+    model.generate_inner, model.generate = inner, counted
 
 
-def judged_by_the_users(evaluate, watch, job):
-    """The user's judge stands in the environment while answers are graded, and not before:
+def _works(grading, model):
+    """What upstream's `working` says, known in a second or two."""
+    if grading.judge is None and getattr(model, "model", None) == _NONE:
+        grading.without = True
+        return False
+    if not grading.dead:
+        grading.probe(lambda: _ask(model))
+    if not grading.dead:
+        return True
+    if not grading.may_do_without:
+        raise grading.error()
+    grading.without = True
+    return False
+
+
+def _ask(model):
+    """Whether a judge has a word, asked for as upstream's `working` does."""
+    timeout = getattr(model, "timeout", None)
+    if timeout:
+        model.timeout = min(timeout, 120)  # as upstream
+    try:
+        given = copy.deepcopy(model.default_kwargs)
+        code, answer, _ = model.generate_inner([{"type": "text", "value": "hello"}], **given)
+        return code == 0 and answer and model.fail_msg not in answer
+    finally:
+        if timeout:
+            model.timeout = timeout
+
+
+def judged(evaluate, watch, cell):
+    """`evaluate` under the judge of a cell, which stands in the environment only meanwhile:
     upstream's own API models read the same variables."""
 
-    def judged(*args, **kwargs):
-        key = os.environ.get(job["judge_key"])
-        _built.clear()
-        with variables({**job["judge"], **({"OPENAI_API_KEY": key} if key else {})}):
-            try:
-                return evaluate(*args, **kwargs)
-            finally:
-                watch.judge_built = bool(_built)
-                watch.judge_failed = "dead" in _built
+    def graded(*args, **kwargs):
+        global _grading
+        judge = cell["judge"]
+        _grading = watch.grading = grading = Grading(judge)
+        eval_file = args[0] if args else kwargs["eval_file"]
+        folder = os.path.dirname(os.path.abspath(eval_file))
+        before = set(os.listdir(folder))
+        try:
+            with variables(_of(judge)):
+                try:
+                    result = evaluate(*args, **kwargs)
+                    if not grading.dead or grading.without:
+                        return result
+                except Exception as error:
+                    _refuse(grading, error)
+                if not grading.may_do_without:
+                    raise grading.error()  # upstream swallowed it
+                # It died under way. What it graded until then is no exact matching.
+                for name in set(os.listdir(folder)) - before:
+                    os.remove(os.path.join(folder, name))
+                try:
+                    return evaluate(*args, **kwargs)
+                except Exception as error:
+                    raise JudgeError(f"{grading.error()}; upstream grades no other way") from error
+        finally:
+            watch.made = sorted({os.path.join(folder, n) for n in set(os.listdir(folder)) - before})
+            _grading = None
 
-    return judged
+    return graded
+
+
+def _refuse(grading, error):
+    """Raise what ended an evaluation, unless upstream is to try it without its judge."""
+    if grading.dead and grading.judge:
+        if not grading.without and grading.may_do_without:
+            return
+        other = "; upstream grades no other way" if grading.without else ""
+        raise JudgeError(f"{grading.error()}{other}") from error
+    if grading.judge is None and grading.without and not isinstance(error, JudgeError):
+        raise grading.error() from error
+    raise error
+
+
+def _of(judge):
+    if judge is None:
+        return {}
+    key = os.environ.get(judge["key_env"])
+    return {**judge["variables"], **({"OPENAI_API_KEY": key} if key else {})}
 
 
 def notice():
-    """Learn what grades: where a judge does not work upstream (0.0.20) warns and does without."""
+    """Watch each judge that upstream builds, and answer for it whether it works."""
     from vlmeval.api.base import BaseAPI
 
     init, working = BaseAPI.__init__, BaseAPI.working
 
     def built(self, *args, **kwargs):
-        _built.append("built")
         init(self, *args, **kwargs)
+        if _grading is not None:
+            _watch(_grading, self)
 
     def observed(self):
-        works = working(self)
-        _built.extend([] if works else ["dead"])
-        return works
+        return _works(_grading, self) if _grading is not None else working(self)
 
     BaseAPI.__init__, BaseAPI.working = built, observed
+
+
+def keep_from_models(cells):
+    """A judge that the environment names is a judge alone: upstream's API models (0.0.20) read
+    the same variables, and would send its key to another endpoint."""
+    judges = [cell["judge"]["variables"] for cell in cells if cell["judge"]]
+    if any(j.get("LOCAL_LLM") == os.environ.get("LOCAL_LLM", "") for j in judges):
+        for name in VARIABLES:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def without_stray_env():
+    """Import upstream without the `.env` beside its package, which would override the
+    environment (load_env, 0.0.20), at import and whenever a judge is built.
+
+    What it sets and nothing else does stays, the judge's variables excepted.
+    """
+    import importlib.util
+    import sys
+
+    spec = importlib.util.find_spec("vlmeval")
+    place = os.path.realpath(spec.submodule_search_locations[0])
+    path = os.path.join(os.path.dirname(place), ".env")
+    before = dict(os.environ)
+    yield
+    changed = {name for name, value in os.environ.items() if before.get(name) != value}
+    if not os.path.exists(path):
+        return
+    for name in changed & {*before, *VARIABLES}:
+        os.environ.pop(name)
+        if name in before:
+            os.environ[name] = before[name]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vlmeval") and hasattr(module, "load_env"):
+            module.load_env = lambda: None
+    named = ", ".join(sorted(changed & {*before, *VARIABLES}))
+    if named:
+        channel.emit("notice", message=f"{path} is not heeded: it sets {named}")
+
+
+def document(response):
+    """The JSON of a response, a mapping; empty where it is none."""
+    try:
+        found = response.json()
+    except Exception:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def wrong_with(code, response):
+    """What came instead of an answer: the HTTP status and the message."""
+    text = " ".join(str(getattr(response, "text", response or "")).split())[:200]
+    if code == 0:
+        return f"HTTP {getattr(response, 'status_code', 200)} without an answer: {text}"
+    return f"HTTP {code}: {text}"
 
 
 @contextlib.contextmanager

@@ -1,35 +1,72 @@
 """Upstream's models, their answers counted while they give them."""
 
+import json
 import os
 import threading
 
-from . import channel, custom_data, plugins
+from . import channel, custom_data, fan_out, judging, plugins
+
+# Of a request, what is not a parameter of the answer.
+_ASKED = ("messages", "prompt", "model")
 
 
 class Watch:
-    """What is seen of one cell while upstream runs it."""
+    """What is seen of one cell while upstream runs it.
+
+    Attributes:
+        errors: By the key of a sample, why its last call brought no answer.
+        finish: By the key of a sample, why the model stopped, where it did not do so itself.
+        sent: Parameters of a request, as the endpoint got them.
+        reported: The id of the model, as the endpoint reported it.
+    """
 
     def __init__(self, cell):
         self.cell = cell["id"]
+        self.retries = cell["retries"]
         self.dataset = None
         self.model = None
+        self.grading = None
         self.status = {}
         self.files = {}
+        self.made = []  # files, while answers were graded
         self.total = 0
         self.done = 0
         self.last_error = ""
-        self.raised = None  # by a plug-in, where upstream made an answer of it
         self.judge_model = ""
-        self.judge_built = False
-        self.judge_failed = False
+        self.errors = {}
+        self.finish = {}
+        self.sent = {}
+        self.reported = ""
+        self.raised = None  # by a plug-in, where upstream made an answer of it
         self.lock = threading.Lock()
 
-    def answered(self, failed, error):
+    def answered(self, failed, error, finish):
+        sample = fan_out.current()
         with self.lock:
-            self.done += 1
+            again = sample in self.errors
             if failed:
                 self.last_error = error or self.last_error
-            channel.emit("progress", self.cell, done=self.done, total=self.total)
+            if sample is not None:
+                self.errors.pop(sample, None)
+                if failed:
+                    self.errors[sample] = channel.redact(error)[:300]
+                if finish not in ("", "stop"):
+                    self.finish[sample] = finish
+            if not again:
+                self.done += 1
+                channel.emit("progress", self.cell, done=self.done, total=self.total)
+
+    def again(self, failed):
+        """What `fan_out` is to do again: calls that got no answer, while some others do."""
+
+        def again(results, done):
+            missing = [p for p in done if failed(results[p])]
+            if not missing or self.retries < 1 or all(map(failed, results)):
+                return ()
+            self.retries -= 1
+            return missing
+
+        return again
 
 
 def build(cell, models, watch, **overrides):
@@ -78,27 +115,56 @@ def _count_answers(model, watch):
     generate, generate_inner = model.generate, model.generate_inner
     failure = getattr(model, "fail_msg", "Failed to obtain answer").strip()
 
+    def no_answer(answer):
+        return failure in str(answer)
+
     def remember(*args, **kwargs):
-        local.error = ""
+        local.error = local.finish = ""
         try:
             code, answer, response = generate_inner(*args, **kwargs)
         except Exception as error:
             local.error = channel.said(error)
             raise
-        if code != 0:
-            local.error = f"HTTP {code}: {getattr(response, 'text', '')[:200]}"
+        if code != 0 or no_answer(answer) or answer == "":
+            local.error = judging.wrong_with(code, response)
+        else:
+            local.finish = _learn(watch, response)
         return code, answer, response
 
     def counted(*args, **kwargs):
+        local.error = local.finish = ""
         answer = generate(*args, **kwargs)
-        watch.answered(failure in str(answer), getattr(local, "error", ""))
+        watch.answered(no_answer(answer), local.error, local.finish)
         return answer
 
     if hasattr(model, "chat_inner"):
         _notice_what_chat_raises(model, watch)
     if getattr(model, "is_api", False):
         model.generate_inner = remember
+        counted.again = watch.again(no_answer)
     model.generate = counted
+
+
+def _learn(watch, response):
+    """Why the model stopped; once, what it was sent and what it calls itself."""
+    text = getattr(response, "text", "")
+    if not watch.reported:
+        watch.reported = str(judging.document(response).get("model") or "unknown")
+        request = getattr(getattr(response, "request", None), "body", None)
+        watch.sent = parameters(request)
+    if '"length"' not in text and '"content_filter"' not in text:
+        return "stop"
+    choices = judging.document(response).get("choices")
+    return str(choices[0].get("finish_reason") or "") if choices else ""
+
+
+def parameters(body):
+    """The parameters in the body of a request: all but what was asked, and of whom."""
+    try:
+        found = json.loads(body)
+    except (TypeError, ValueError):
+        return {}
+    return {key: value for key, value in found.items() if key not in _ASKED}
 
 
 def _notice_what_chat_raises(model, watch):

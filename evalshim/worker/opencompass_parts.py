@@ -6,14 +6,18 @@ Written for opencompass 0.5.4.
 
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import SimpleNamespace
 
 from opencompass.models import OpenAISDK
 from opencompass.registry import TASKS
 from opencompass.runners.base import BaseRunner
 from opencompass.tasks import OpenICLInferTask
+from opencompass.utils import get_infer_output_path
 
-from . import run_opencompass
+from . import opencompass_judge, run_opencompass
+from .answers import Answers
 
 
 class EndpointModel(OpenAISDK):
@@ -21,6 +25,9 @@ class EndpointModel(OpenAISDK):
 
     Upstream loads a tokenizer only to hold prompts against `max_seq_len`, and takes
     it from a hub where none is given. Without one the endpoint does the holding.
+
+    A call that fails after all its tries ends upstream's task, and with it the answers of the
+    whole set. Here it becomes an empty answer, asked again when the others are done.
     """
 
     def __init__(
@@ -31,12 +38,16 @@ class EndpointModel(OpenAISDK):
         query_per_second=None,
         max_seq_len=2**31,
         max_out_len=None,
+        retries=0,
         **kwargs,
     ):
         self._paced = query_per_second is not None
         self._bounded = max_seq_len < 2**31
+        self._retries = retries
+        self._local = threading.local()
+        self.watch = Answers()
         super().__init__(
-            key=os.environ[key_env],
+            key=os.environ.get(key_env) or "EMPTY",
             tokenizer_path=tokenizer_path,
             query_per_second=query_per_second or 1,
             max_seq_len=max_seq_len,
@@ -59,29 +70,117 @@ class EndpointModel(OpenAISDK):
         if self._paced:
             super().wait()
 
-    def _generate(self, *args, **kwargs):
+    def generate(self, inputs, max_out_len=512, temperature=0.7, **kwargs):
+        temperature = temperature if self.temperature is None else self.temperature
+        call = self.watch.begin(inputs, max_out_len)
+        answers = [self.watch.earlier(call, i) for i in range(len(inputs))]
+        missing = [i for i, answer in enumerate(answers) if not answer]
+        self.watch.count(len(inputs) - len(missing))
+
+        def ask(position):
+            answer = self._answer(inputs[position], max_out_len, temperature)
+            self.watch.note(call, position, answer, self._local)
+            return position, answer
+
+        for left in range(self._retries, -1, -1):
+            with ThreadPoolExecutor(max_workers=self.max_workers) as pool:
+                futures = [pool.submit(ask, i) for i in missing]
+                try:
+                    for future in as_completed(futures):
+                        position, answer = future.result()
+                        answers[position] = answer
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            missing = [i for i in missing if not answers[i]]
+            if not left or not missing or not any(answers):
+                break
+        return answers
+
+    def _answer(self, *args):
+        """One answer; an empty one where there is none, `_local` says why."""
+        self._local.error = self._local.finish = ""
         try:
-            return super()._generate(*args, **kwargs)
+            answer = self._generate(*args)
         except RuntimeError as error:
-            raise RuntimeError(f"no answer from {self.openai_api_base}: {error}") from error
-        finally:
-            run_opencompass.tally.tick()
+            self._local.error = self._local.error or str(error)
+            return ""
+        if not answer:
+            self._local.error = self._local.error or "HTTP 200 without content"
+        return answer
+
+    def _create_fresh_client(self):
+        client = super()._create_fresh_client()
+        create = self._create(client)
+
+        def watched(**query):
+            try:
+                response = create(**query)
+            except Exception as error:
+                self._local.error = _wrong(error)
+                raise
+            choices = getattr(response, "choices", None)
+            if not choices:
+                text = " ".join(str(response).split())[:200]
+                self._local.error = f"HTTP 200 without an answer: {text}"
+            else:
+                self._local.error = ""
+                self._local.finish = choices[0].finish_reason or ""
+                self.watch.learn(query, response)
+            return response
+
+        completions = SimpleNamespace(create=watched)
+        return SimpleNamespace(chat=SimpleNamespace(completions=completions))
+
+    def _create(self, client):
+        return client.chat.completions.create
 
 
 class CompletionModel(EndpointModel):
     """A base model: the plain prompt to `/completions`, with upstream's own retries."""
 
-    def _create_fresh_client(self):
-        client = super()._create_fresh_client()
-
+    def _create(self, client):
         def create(*, messages, **query):
             answer = client.completions.create(prompt=messages[-1]["content"], **query)
             for choice in answer.choices:
                 choice.message = SimpleNamespace(content=choice.text)
             return answer
 
-        completions = SimpleNamespace(create=create)
-        return SimpleNamespace(chat=SimpleNamespace(completions=completions))
+        return create
+
+
+class JudgeModel(EndpointModel):
+    """The judge of GenericLLMEvaluator, behind any endpoint; one that is dead grades nothing."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.grading = run_opencompass.tally.grading()
+        self.grading.built = True
+
+    def _answer(self, *args):
+        if self.grading.dead:
+            raise self.grading.error()
+        answer = super()._answer(*args)
+        if not answer:
+            self.grading.problem = self._local.error
+        self.grading.count(id(args[0]), not answer, self._has_a_word)
+        self.grading.reported = self.grading.reported or self.watch.reported
+        return answer
+
+    def _has_a_word(self):
+        query = {"model": self.path, "messages": [{"role": "user", "content": "hello"}]}
+        response = self.openai_client.chat.completions.create(**query, timeout=self.timeout)
+        return bool(response.choices)
+
+
+def _wrong(error):
+    """What came instead of an answer: the HTTP status, or what happened, and the message."""
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(getattr(error, "message", None) or error).split())[:200]
+    cause = error.__cause__
+    if status is None and cause is not None:
+        text = f"{text} {type(cause).__name__}: {cause}"[:200]
+    return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"
 
 
 class InferTask(OpenICLInferTask):
@@ -90,11 +189,22 @@ class InferTask(OpenICLInferTask):
     def _inference(self):
         if not len(self.dataset.test):
             raise ValueError("limit takes none of its samples")
+        if opencompass_judge.needs_judge(self.dataset_cfg):
+            run_opencompass.tally.require_judge()
         run_opencompass.tally.expect(len(self.dataset.test))
         # Upstream's default is a folder in the working directory, made and not used.
         scratch = os.path.join(self.work_dir, "icl_inference_output")
         self.infer_cfg["inferencer"].setdefault("output_json_filepath", scratch)
+        if not isinstance(self.model, EndpointModel):
+            super()._inference()
+            return
+        path = get_infer_output_path(self.model_cfg, self.dataset_cfg, "predictions")
+        path = os.path.join(self.work_dir, f"{path}.journal")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        abbr, size = self.dataset_cfg["abbr"], len(self.dataset.test)
+        self.model.watch = watch = run_opencompass.tally.answers(abbr, path, size)
         super()._inference()
+        watch.done()
 
 
 class InProcessRunner(BaseRunner):

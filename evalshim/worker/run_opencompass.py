@@ -7,15 +7,20 @@ Job, beside what `__main__` says:
     native:    the configuration is the user's own: each of its datasets, and each summary
                group over them, is a dataset of ours
     arguments: of the `opencompass` command, by the names that its parser gives them
-    cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr}]
+    cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr,
+               "judge": what grades it (adapters/judge_env.py), or null,
+               "predictions": {stem: file of predictions made elsewhere}, or null}]
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
-`finished` adds: model (upstream's abbr), results and predictions {abbr: path}, logs {abbr:
-path of the task's own log}, groups, whole (the groups over all sets), summary (path or null).
+`finished` has status "failed" where there are answers and no result. It adds: model (upstream's
+abbr), judge_built, judge_fallback, judge_failed, reported, sent, errors and finish {abbr: [[text,
+[index, ...]], ...]}, last_error (all as in run_vlmeval), results and predictions {abbr: path},
+logs {abbr: path of the task's own log}, groups, whole (the groups over all sets), summary (path or null).
 """
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -24,7 +29,9 @@ import time
 import traceback
 from glob import escape, glob
 
-from . import catalogue, channel, health, plugins
+from . import catalogue, channel, health, opencompass_judge, plugins, predictions
+from .answers import Answers
+from .grading import Grading, JudgeError
 
 tally = None
 
@@ -41,13 +48,15 @@ def run(job):
         _count(job)
         return
     parts = describe(job["config"])["cells"] if job["native"] else _parts(job["config"])
-    tally = _Tally(job["cells"], parts)
+    tally = _Tally(job["cells"], parts, grades=job["arguments"].get("mode") != "infer")
     if job["native"]:
         tally.start_all()
-    elif job.get("limited"):
-        _score_the_problems_that_were_asked()
+    else:
+        opencompass_judge.install(tally)
+        if job.get("limited"):
+            _score_the_problems_that_were_asked()
     arguments = dict(job["arguments"])
-    arguments.update(_earlier(job, parts))
+    arguments.update(_earlier(job, parts) or _from_elsewhere(job, parts))
     parser = catalogue.parser_of(upstream.parse_args)
     sys.argv = ["opencompass", job["config"], *flags(parser, arguments)]
     try:
@@ -194,8 +203,10 @@ def _earlier(job, parts):
         for abbr in parts[cell["dataset"]]["datasets"] if source else ():
             # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
             folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
-            for path in glob(os.path.join(escape(os.path.join(source, folder)), "*.json")):
-                stem = os.path.basename(path).removesuffix(".json").removeprefix("tmp_")
+            here = escape(os.path.join(source, folder))
+            for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
+                stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
+                stem = stem.removeprefix("tmp_")
                 if stem == name or stem.rpartition("_")[0] == name:
                     place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
                     os.makedirs(place, exist_ok=True)
@@ -204,10 +215,32 @@ def _earlier(job, parts):
     return found
 
 
+def _from_elsewhere(job, parts):
+    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have."""
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    found = {}
+    for cell in job["cells"]:
+        own, given = parts[cell["dataset"]]["datasets"], cell.get("predictions")
+        for abbr in own if given else ():
+            path = given.get(abbr) or (next(iter(given.values())) if len(own) == 1 else None)
+            if path is None:
+                raise ValueError(f"no predictions of {cell['model']} for {abbr}")
+            place = os.path.join(
+                job["arguments"]["work_dir"], stamp, "predictions", cell["model"], f"{abbr}.json"
+            )
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            records = {i: {"prediction": text} for i, text in predictions.read(path).items()}
+            with open(place, "w", encoding="utf-8") as file:
+                json.dump(records, file, ensure_ascii=False)
+            found = {"reuse": stamp}
+    return found
+
+
 class _Tally:
     """Which cell each task of upstream's belongs to, and how the cells are doing."""
 
-    def __init__(self, cells, parts):
+    def __init__(self, cells, parts, grades):
+        self.grades = grades
         self.cells = {}
         for cell in cells:
             for abbr in parts[cell["dataset"]]["datasets"]:
@@ -216,6 +249,9 @@ class _Tally:
                     raise ValueError(f"two datasets of this run are {abbr} to OpenCompass")
         self.parts = {c["id"]: parts[c["dataset"]] for c in cells}
         self.models = {c["id"]: c["model"] for c in cells}
+        self.judges = {c["id"]: c.get("judge") for c in cells}
+        self.gradings = {}
+        self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
         self.failed = {}
         self.done = dict.fromkeys(self.parts, 0)
@@ -236,7 +272,8 @@ class _Tally:
             channel.emit("started", cell)
         outcome = {"code": 0}
         try:
-            yield outcome
+            with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
+                yield outcome
         except Exception as error:
             traceback.print_exc()
             outcome["code"] = 1
@@ -250,14 +287,26 @@ class _Tally:
             self.started.add(cell)
             channel.emit("started", cell)
 
-    def expect(self, samples):
-        self._count(self.total, samples)
+    def grading(self):
+        """What grades the cell of the task under way."""
+        return self.gradings.setdefault(self.current, Grading(self.judges[self.current]))
 
-    def tick(self):
-        self._count(self.done, 1)
+    def require_judge(self):
+        """Raise before anything is asked where nobody could grade it."""
+        if self.grades and self.judges[self.current] is None:
+            raise self.grading().error()
 
-    def _count(self, counter, more):
+    def answers(self, abbr, path, samples):
+        """What is to see the answers to a set of the task under way."""
         cell = self.current
+        seen = Answers(path, samples, lambda more: self._count(cell, self.done, more))
+        self.seen[cell][abbr] = seen
+        return seen
+
+    def expect(self, samples):
+        self._count(self.current, self.total, samples)
+
+    def _count(self, cell, counter, more):
         with self.lock:  # answers arrive on the model's threads
             counter[cell] += more
             channel.emit("progress", cell, done=self.done[cell], total=self.total[cell])
@@ -277,20 +326,36 @@ class _Tally:
         summary = sorted(glob(os.path.join(escape(self.work_dir or ""), "summary", "*.csv")))
         for cell, part in self.parts.items():
             errors = self.failed.get(cell, {})
-            if "" in errors or (errors and len(errors) >= len(part["datasets"])):
+            answered = self._files("predictions", cell)
+            whole = "" in errors or (errors and len(errors) >= len(part["datasets"]))
+            if whole and not answered:
                 channel.emit_failed(cell, next(iter(errors.values())))
                 continue
+            reasons = (f"{abbr}: {error}" for abbr, error in errors.items())
+            if whole or any(isinstance(error, JudgeError) for error in errors.values()):
+                reasons = dict.fromkeys(channel.message_of(error) for error in errors.values())
+            grading = self.gradings.get(cell) or Grading(None)
+            seen = self.seen[cell]
             channel.emit(
                 "finished",
                 cell,
-                status="done",
+                status="failed" if whole else "done",
                 model=self.models[cell],
-                error=channel.redact(
-                    "; ".join(f"{abbr}: {error}" for abbr, error in errors.items())
-                ),
+                error=channel.redact("; ".join(reasons)),
+                judge_built=grading.built,
+                judge_fallback=grading.fallback,
+                judge_failed=len(grading.ungraded),
+                reported={
+                    "model": next((s.reported for s in seen.values() if s.reported), ""),
+                    "judge": grading.reported,
+                },
+                sent=next((s.sent for s in seen.values() if s.sent), {}),
+                last_error=next((s.last_error for s in seen.values() if s.last_error), ""),
+                errors={abbr: channel.by_text(s.errors) for abbr, s in seen.items()},
+                finish={abbr: channel.by_text(s.finish) for abbr, s in seen.items()},
                 files={"summary": summary[-1] if summary else None},
                 results=self._files("results", cell),
-                predictions=self._files("predictions", cell),
+                predictions=answered,
                 logs=self._logs(cell),
                 groups=part["groups"],
                 whole=part.get("whole", part["groups"]),

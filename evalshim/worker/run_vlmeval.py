@@ -3,8 +3,6 @@
 Job, beside what `__main__` says:
     gpus:        processes of data-parallel inference (`ranks`)
     verify_data: "off" takes data files that are not the published ones
-    judge:       variables that name the user's judge, in force while answers are graded
-    judge_key:   the variable that holds its key
     count:       true: only say what each cell would ask (`counted`)
     plugins:     files of the user's to load
     cells: [{"id", "dataset": upstream's name of it, "dataset_config": its class and arguments
@@ -13,11 +11,17 @@ Job, beside what `__main__` says:
              "namespace": {attribute: value over what run.py's parser gives},
              "limit", "lmudata": folder with data of the user's or null, "format" and "scorer"
              of it, "answered": whether it has any answer,
+             "judge": what grades it (adapters/judge_env.py), or null,
+             "retries": how often what got no answer is asked again,
+             "strip": whether upstream splits what a model thinks from what it says,
+             "predictions": file of predictions made elsewhere, or null,
              "reuse": folder with upstream's files of the model of an earlier run, or null}]
-`finished` adds: dataset_type, dataset_class, img_root (where it unpacks pictures),
-judge_model (upstream's name for it), judge_built, judge_failed (it did not work, and
-upstream did without), answered (of the cell), last_error (why the last answer that never
-came did not).
+`finished` has status "failed" where the answers are there and upstream could not grade them.
+It adds: made (files of the grading), dataset_type, dataset_class, img_root (where it unpacks
+pictures), judge_model (upstream's name for it), judge_built, judge_fallback (upstream graded without), judge_failed
+(how many samples got no answer of it), reported (ids of model and judge as their endpoints
+say), sent (parameters of a request), answered (of the cell), last_error (why the last answer
+that never came did not), errors and finish (of samples: [[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
@@ -34,11 +38,13 @@ from pathlib import Path
 from . import (
     channel,
     custom_data,
+    fan_out,
     health,
     judging,
     literals,
     models,
     plugins,
+    predictions,
     ranks,
     torchvision_ops,
 )
@@ -48,14 +54,16 @@ def run(job):
     begun = time.monotonic()
     torchvision_ops.install()
     ranks.start(job)
-    judging.keep_from_models(job["judge"])
-    runner = load_runner()
+    judging.keep_from_models(job["cells"])
+    with judging.without_stray_env():
+        runner = load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
     if together:
         ranks.join()
     judging.notice()
+    fan_out.install()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
     health.announce("vlmeval", begun)
@@ -73,7 +81,7 @@ def run(job):
         channel.section(cell["id"])
         channel.emit("started", cell["id"])
         try:
-            _run_cell(runner, cell, known, job)
+            _run_cell(runner, cell, known)
         except (Exception, SystemExit) as error:
             channel.emit_failed(cell["id"], error)
             if together:  # where the other ranks are now nobody knows
@@ -117,7 +125,7 @@ def _count(runner, cell):
     channel.emit("counted", cell["id"], samples=len(dataset), requests=requests, scorer=kind)
 
 
-def _run_cell(runner, cell, known, job):
+def _run_cell(runner, cell, known):
     if cell["lmudata"] and cell["dataset"] in _known_datasets():
         # Upstream would look for its own data under that name, and download over the user's.
         raise ValueError(
@@ -125,7 +133,7 @@ def _run_cell(runner, cell, known, job):
         )
     watch = models.Watch(cell)
     runner.supported_VLM[cell["label"]] = partial(models.build, cell, known, watch)
-    runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch, job)
+    runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch)
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
@@ -134,8 +142,9 @@ def _run_cell(runner, cell, known, job):
     vars(args).update(cell["namespace"])
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
+    given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:
-        with judging.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+        with judging.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):
             if getattr(args, "api_mode", False):
                 # Grading in this process: what watches it cannot be pickled for another.
                 args.debug = True
@@ -157,7 +166,7 @@ def _copy_earlier(cell, work_dir):
     source, label = Path(cell["reuse"]), cell["label"]
     # Predictions, or those of a run that was cut short: of an API, of video, of a local model.
     # Grades stay behind: upstream would keep those of another judge.
-    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl"
+    cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl(\.journal)?"
     stem, dataset = re.escape(f"{label}_{cell['dataset']}"), re.escape(cell["dataset"])
     mine = re.compile(rf"{stem}(\.\w+|{cut_short})|\d+_{dataset}\.pkl|status\.json")
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
@@ -165,6 +174,8 @@ def _copy_earlier(cell, work_dir):
         if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
+    for path in work_dir.rglob("*.journal"):
+        fan_out.resolve(path.with_suffix(""))
 
 
 def _known_datasets():
@@ -177,26 +188,40 @@ def _known_datasets():
 def _report(cell, watch, errors):
     skipped = watch.status.get("skip_reason")
     failed = "error_message" in watch.status
-    if watch.raised is not None or (failed and errors.last is not None):
-        channel.emit_failed(cell["id"], watch.raised or errors.last)
+    raised = watch.raised or (errors.last if failed else None)
+    predicted = os.path.exists(watch.files.get("prediction", ""))
+    if raised is not None and (watch.dataset is None or not predicted):
+        channel.emit_failed(cell["id"], raised)
         return
-    if failed or watch.dataset is None:
+    if raised is None and (failed or watch.dataset is None):
         reason = watch.status.get("error_message") or skipped or "upstream built no dataset"
         raise RuntimeError(reason)
+    status, error = "done", skipped or ""
+    if raised is not None:
+        status, error = "failed", channel.message_of(raised)
+    elif skipped and skipped != "mode_infer":
+        status = "skipped"
+    grading = watch.grading or judging.Grading(None)
     channel.emit(
         "finished",
         cell["id"],
-        status="skipped" if skipped and skipped != "mode_infer" else "done",
-        error=skipped or "",
+        status=status,
+        error=error,
         files=watch.files,
+        made=watch.made,
         dataset_type=str(getattr(watch.dataset, "TYPE", "")),
         dataset_class=type(watch.dataset).__name__,
         own_scale=type(watch.dataset).evaluate.__module__.startswith("evalshim_plugin_"),
         img_root=getattr(watch.dataset, "img_root", None),
         judge_model=watch.judge_model,
-        judge_built=watch.judge_built,
-        judge_failed=watch.judge_failed,
+        judge_built=grading.built,
+        judge_fallback=grading.fallback,
+        judge_failed=len(grading.ungraded),
+        reported={"model": watch.reported, "judge": grading.reported},
+        sent=watch.sent,
         last_error=channel.redact(watch.last_error),
+        errors=channel.by_text(watch.errors),
+        finish=channel.by_text(watch.finish),
         answered=cell["answered"],
     )
 
@@ -210,7 +235,7 @@ def _upstream(runner, name):
     return getattr(function, "upstream", function)
 
 
-def _prepared(build_dataset, runner, cell, watch, job):
+def _prepared(build_dataset, runner, cell, watch):
     """The dataset as a cell asks for it: its arguments, its judge, and what `limit` takes.
 
     A fraction or a slice too, and in a checkout, whose run.py has no --limit, at all.
@@ -225,7 +250,9 @@ def _prepared(build_dataset, runner, cell, watch, job):
             if not len(dataset.data):
                 raise ValueError(f"limit {cell['limit']} takes none of {whole} samples")
             watch.dataset, watch.total = dataset, len(dataset)
-            dataset.evaluate = judging.judged_by_the_users(dataset.evaluate, watch, job)
+            if cell["predictions"]:
+                predictions.place(cell, dataset, watch.files["prediction"])
+            dataset.evaluate = judging.judged(dataset.evaluate, watch, cell)
             channel.emit("progress", cell["id"], done=0, total=watch.total)
         return dataset
 

@@ -1,0 +1,146 @@
+"""Predictions made elsewhere: files in upstream's formats, or tables with `index` and `prediction`.
+
+Reads them here, where a mistake is found before anything starts; the worker holds the indices
+against those of the dataset (worker/predictions.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evalshim.errors import ConfigError
+from evalshim.spec import Cell, RunSpec, slug
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".xlsx")
+
+
+def find(cell: Cell, spec: RunSpec) -> list[Path]:
+    """The files with the predictions of a cell; several are those of a set's subsets.
+
+    A folder is looked through for the names that upstreams give: `<model>_<dataset>.tsv`
+    (VLMEvalKit), `<model>/<set>.json` (OpenCompass), or simply `<dataset>.jsonl`.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    place = spec.predictions
+    assert place
+    if place.is_file():
+        return [place]
+    models = dict.fromkeys((cell.model.name, slug(cell.model.name), cell.model.model))
+    sets = dict.fromkeys((cell.dataset.name, cell.dataset.target, slug(cell.dataset.name)))
+    stems = [f"{m}_{d}" for m in models for d in sets if d]
+    files = sorted(p for p in place.rglob("*") if p.is_file() and p.suffix in SUFFIXES)
+    for stem in stems:
+        if found := [p for p in files if p.stem == stem]:
+            return found[:1]
+    own = [p for p in files if p.parent.name in models]
+    if cell.dataset.backend == "opencompass" and (mine := own or files):
+        return mine
+    if found := [p for p in files if p.stem in sets]:
+        return found[:1]
+    raise ConfigError(
+        f"no predictions of {cell.model.name} for {cell.dataset.name} in {place}",
+        f"looked for {', '.join(stems[:4])} and {cell.dataset.name}, as {', '.join(SUFFIXES)}",
+        "name the file: --predictions FILE",
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """`{index: prediction}` of a file.
+
+    Raises:
+        ConfigError: It is unreadable, has no such columns, or an index twice.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for position, record in enumerate(_records(path), start=1):
+            if not isinstance(record, Mapping) or "prediction" not in record:
+                raise _no_predictions(path, f"record {position} has no `prediction`")
+            if "index" not in record:
+                raise _no_predictions(path, f"record {position} has no `index`")
+            index = _index(record["index"])
+            if index in found:
+                raise _no_predictions(path, f"index {index} comes twice")
+            found[index] = record["prediction"]
+    except (OSError, ValueError, csv.Error, KeyError) as error:
+        raise ConfigError(f"cannot read {path}", str(error)) from error
+    if not found:
+        raise _no_predictions(path, "it is empty")
+    return found
+
+
+def place(cells: Sequence[Cell], spec: RunSpec, folder: Path) -> dict[str, dict[str, str]]:
+    """Write the predictions of each cell as the worker reads them: `[index, prediction]` a line.
+
+    Returns:
+        By cell, the paths by the name of the file they come from. Nothing where no predictions
+        were given.
+    """
+    placed: dict[str, dict[str, str]] = {}
+    for cell in cells if spec.predictions else ():
+        (folder / cell.id).mkdir(parents=True)
+        for source in find(cell, spec):
+            path = folder / cell.id / f"{source.stem}.jsonl"
+            with path.open("w", encoding="utf-8") as out:
+                out.writelines(json.dumps(item) + "\n" for item in read(source).items())
+            placed.setdefault(cell.id, {})[source.stem] = str(path)
+    return placed
+
+
+def check(cells: Sequence[Cell], spec: RunSpec) -> None:
+    """Read the predictions of each cell before anything starts; ConfigError."""
+    if not spec.predictions:
+        return
+    if spec.predictions.is_file() and len(cells) > 1:
+        raise ConfigError(
+            f"one file of predictions, and {len(cells)} cells",
+            ", ".join(f"{c.model.name} x {c.dataset.name}" for c in cells[:5]),
+            "name one model and one dataset, or give a folder with a file for each",
+        )
+    for cell in cells:
+        for path in find(cell, spec):
+            read(path)
+
+
+def _records(path: Path) -> Iterator[Any]:
+    if path.suffix in (".tsv", ".csv"):
+        csv.field_size_limit(2**31 - 1)  # a row may carry its picture
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8-sig") as file:
+            yield from (json.loads(line) for line in file if line.strip())
+    elif path.suffix == ".json":
+        yield from _of_json(json.loads(path.read_text(encoding="utf-8-sig")))
+    elif path.suffix == ".xlsx":
+        import pandas as pd
+
+        yield from pd.read_excel(path, dtype=str, keep_default_na=False).to_dict("records")
+    else:
+        raise ConfigError(f"{path}: no file of predictions", "", f"one of {', '.join(SUFFIXES)}")
+
+
+def _of_json(raw: Any) -> Iterator[Any]:
+    """A list of records (VLMEvalKit), or records by index (OpenCompass)."""
+    if isinstance(raw, Mapping):
+        for index, record in raw.items():
+            yield {"index": index, **record} if isinstance(record, Mapping) else record
+    else:
+        yield from raw
+
+
+def _index(value: Any) -> str:
+    """An index as text: `7` of a table that pandas wrote as `7.0`."""
+    text = str(value)
+    return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
+
+
+def _no_predictions(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{path} has no predictions", why, "each record needs an `index` and a `prediction`"
+    )

@@ -1,0 +1,82 @@
+"""One evaluation and the judge that grades it, seen to answer or not; of either upstream."""
+
+import contextlib
+import threading
+import time
+
+from . import channel
+
+# Calls in a row that got no answer before the judge is asked whether it is there at all.
+_SUSPICIOUS = 3
+_KEPT = "; the predictions are kept, `--mode eval` scores them"
+
+
+class JudgeError(Exception):
+    """What was asked for cannot be graded."""
+
+
+class Grading:
+    """One evaluation, and the judge that grades it.
+
+    Attributes:
+        judge: As of the job (adapters/judge_env.py); None where none was asked for.
+        built: Upstream built a judge.
+        dead: Why it does not answer; empty while it does.
+        without: Upstream grades without one.
+        ungraded: Samples whose last call got no answer.
+        reported: The id of the judge, as its endpoint says.
+        problem: Why its last call brought nothing.
+    """
+
+    def __init__(self, judge):
+        self.judge = judge
+        self.built = False
+        self.dead = ""
+        self.without = False
+        self.ungraded = set()
+        self.reported = ""
+        self.problem = ""
+        self._in_a_row = 0
+        self._lock = threading.Lock()
+
+    @property
+    def fallback(self):
+        """Whether upstream graded without a judge that was wanted."""
+        return self.without and self.judge is not None
+
+    @property
+    def may_do_without(self):
+        return self.judge is not None and self.judge["fallback"] == "allow"
+
+    def error(self):
+        if self.judge is None and not self.dead:
+            return JudgeError(
+                "upstream grades this set by a judge, and there is none: "
+                f"`judge: {{model: ..., api_base: ...}}`{_KEPT}"
+            )
+        who = f" {self.judge['model']} at {self.judge['at']}" if self.judge else ""
+        return JudgeError(f"the judge{who} does not answer ({self.dead}){_KEPT}")
+
+    def count(self, sample, failed, ask):
+        """Count a call. Several in a row without an answer: `ask` whether the judge is there.
+
+        Raises:
+            JudgeError: It is not.
+        """
+        with self._lock:
+            (self.ungraded.add if failed else self.ungraded.discard)(sample)
+            self._in_a_row = self._in_a_row + 1 if failed else 0
+            if failed and self._in_a_row >= _SUSPICIOUS and not self.dead:
+                self.probe(ask)
+            if self.dead and failed:
+                raise self.error()
+
+    def probe(self, ask):
+        """Ask for a word, three times at the most; without an answer it is `dead`."""
+        for attempt in range(3):
+            time.sleep(0.5 * attempt)
+            with contextlib.suppress(Exception):
+                if ask():
+                    self._in_a_row = 0
+                    return
+        self.dead = channel.redact(self.problem) or "no answer"
