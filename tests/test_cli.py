@@ -255,7 +255,7 @@ class TestDryRun:
         done = shim("run", config("demo_shapes"), "--dry-run")
 
         assert done.returncode == 3, done.stderr
-        _says(done.stdout, "m x demo_shapes", "not ready: no environment for vlmeval")
+        _says(done.stdout, "m x demo_shapes", "no environment for vlmeval", "shim setup vlmeval")
         assert not [name for name in NO_RUNS if (tmp_path / name).exists()]
 
     def test_as_json(self, shim: Shim, config: Config) -> None:
@@ -309,8 +309,11 @@ class TestEnvironment:
         self, refused: Refused, config: Config, dataset: str, backend: str
     ) -> None:
         text = refused(3, "run", config(dataset))
+        _says(text, "2 things keep the run from starting", f"1. no environment for {backend}: ")
+        _says(text, "2. model m at http://127.0.0.1:9/v1: ", f"mend: 1. shim setup {backend}")
 
-        _says(text, f"no environment for {backend}", "why: ", f"mend: shim setup {backend}")
+        text = refused(3, "run", config(dataset), "--no-preflight")
+        _says(text, f"shim: no environment for {backend}", f"mend: shim setup {backend}")
 
     def test_a_python_without_the_upstream(self, refused: Refused, config: Config) -> None:
         text = refused(3, "run", config("demo_shapes"), "--python", sys.executable)
@@ -336,7 +339,11 @@ class TestEnvironment:
         (tmp_path / "file").touch()
         flags = ["--work-dir", "file/below"]
 
-        text = refused(2, "run", config("demo_shapes"), *flags, EVALSHIM_HOME=str(installed))
+        command = ("run", config("demo_shapes"), *flags)
+        text = refused(3, *command, EVALSHIM_HOME=str(installed))
+        _says(text, "disk of", "file/below: ", "is not a folder", "--work-dir DIR")
+
+        text = refused(2, *command, "--no-preflight", EVALSHIM_HOME=str(installed))
         _says(text, "cannot write to the work directory", "file/below", "mend: ")
 
     def test_an_endpoint_that_cannot_say_what_it_serves(
@@ -344,8 +351,9 @@ class TestEnvironment:
     ) -> None:
         path = config("demo_shapes", models=[{**served, "model": "auto"}])
 
-        text = refused(3, "run", path, EVALSHIM_HOME=str(installed))
-        _says(text, f"cannot ask {served['api_base']} which model it serves", "mend: ")
+        for flags in ((), ("--no-preflight",)):  # nothing else says which model is asked
+            text = refused(3, "run", path, *flags, EVALSHIM_HOME=str(installed))
+            _says(text, f"model m at {served['api_base']}", "connection refused", "mend: ")
 
     def test_doctor_says_what_is_not_usable(self, shim: Shim) -> None:
         done = shim("doctor")
@@ -436,6 +444,7 @@ class TestLists:
         ["list", "models"],
         ["list", "backends"],
         ["results"],
+        ["compare"],
         ["doctor"],
         ["demo"],
     ],

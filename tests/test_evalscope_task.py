@@ -78,9 +78,9 @@ def test_the_judge_grades_where_the_strategy_says_so(task: dict[str, Any]) -> No
         "qwen-plus", "http://127.0.0.1:8/v1", "sk-judge-key",
     )  # fmt: skip
     assert by_judge.concurrency == 5
-    given = by_judge.upstream["vlmeval"]
-    assert json.loads(given["judge_args"]) == {"temperature": 0.0, "max_tokens": 4096}
-    assert given["judge_api_nproc"] == 3
+    assert by_judge.judge.upstream == {"temperature": 0.0, "max_tokens": 4096}
+    assert by_judge.judge.nproc == 3
+    assert by_judge.upstream == {}
     assert {d.scorer for d in by_rule.datasets} == {"bleu_rouge"}
     assert not by_rule.judge.is_model
 

@@ -146,8 +146,9 @@ def test_a_model_without_options() -> None:
         },
         "max_out_len": 2048,
         "max_seq_len": 2**31,
-        "batch_size": 32,
+        "batch_size": 100_000,
         "max_workers": 32,
+        "retries": 1,
     }
 
 
@@ -158,8 +159,8 @@ def test_a_model_with_every_option() -> None:
     del model["meta_template"], model["type"], model["max_seq_len"]
     assert model == {
         "abbr": "org-full", "path": "id", "key_env": FULL.key_variable, "openai_api_base": "http://h/v1",
-        "max_out_len": 7, "batch_size": 1, "max_workers": 1, "temperature": 0, "retry": 2,
-        "timeout": 9.5, "extra_body": {"top_k": 0, "nested": {"a": [True, None]}},
+        "max_out_len": 7, "batch_size": 100_000, "max_workers": 1, "retries": 1, "temperature": 0,
+        "retry": 2, "timeout": 9.5, "extra_body": {"top_k": 0, "nested": {"a": [True, None]}},
         "openai_extra_kwargs": {"max_tokens": 7, "top_p": 0.0, "seed": 0},
     }  # fmt: skip
 
@@ -179,7 +180,7 @@ def test_models_and_sets_stand_once_whatever_the_cells() -> None:
     assert text.count(" as set_") == 2
     models = _models(text)
     assert [m["abbr"] for m in models] == ["m", "org-full"]
-    assert [m["batch_size"] for m in models] == [4, 1]
+    assert [m["max_workers"] for m in models] == [4, 1]
 
 
 def test_a_group_of_two_sets_is_imported_once() -> None:
@@ -234,6 +235,23 @@ def test_a_model_that_is_none_for_chats_gets_the_plain_prompt() -> None:
 
     assert _models(text)[0]["type"].endswith(".CompletionModel")
     assert "meta_template" not in _models(text)[0]
+
+
+def test_unanswered_samples_are_asked_again_as_often_as_said() -> None:
+    [model] = _models(_render(registry.resolve("gsm8k"), retries=0))
+
+    assert model["retries"] == 0
+
+
+def test_thoughts_are_stripped_by_upstreams_own_post_processor() -> None:
+    kind = {"type": "extract-non-reasoning-content"}
+    local = ModelSpec("mine", "mine", module="models.a.b", think="strip")
+    text = _render(registry.resolve("gsm8k"), models=(replace(PLAIN, think="strip"), local))
+
+    assert _models(text)[0]["pred_postprocessor"] == kind
+    [mine, _] = _executed(text, set_0_0=[], model_0=[{"abbr": "b"}])["models"]
+    assert mine["pred_postprocessor"] == kind
+    assert "pred_postprocessor" not in _render(registry.resolve("gsm8k"))
 
 
 def test_no_key_in_it() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evalshim import catalogue, config, envs, plans, runs
+from evalshim import catalogue, config, envs, plans, readiness, runs
 from evalshim.demo.endpoint import Endpoint
 from evalshim.errors import ConfigError, SetupError
 from evalshim.spec import Cell, Needed, RunSpec, slug
@@ -87,7 +87,7 @@ class TestOpencompassData:
         )
         assert not planned.ready
         with pytest.raises(SetupError) as caught:
-            planned.require()
+            readiness.look(planned, endpoints=False).require()
         assert caught.value.what == f"no data for ChemBench_gen: {places[0]}"
         assert all(str(place) in caught.value.why for place in places)
         assert "COMPASS_DATA_CACHE" in caught.value.cure
@@ -115,9 +115,11 @@ class TestOpencompassData:
         asked = spec("ChemBench_gen", {"name": "again", "dataset": "ChemBench_gen", "upstream":
                                        {"n": 2}})  # fmt: skip
         with pytest.raises(SetupError) as caught:
-            plans.plan(asked).require()
-        assert "no data for ChemBench_gen: " in caught.value.what
-        assert "no data for again: " in caught.value.what
+            readiness.look(plans.plan(asked), endpoints=False).require()
+        assert caught.value.what == "2 things keep the run from starting"
+        assert "1. no data for ChemBench_gen: " in caught.value.why
+        assert "2. no data for again: " in caught.value.why
+        assert "COMPASS_DATA_CACHE" in caught.value.cure
 
     def test_from_a_place_that_cannot_be_reached_is_missing(
         self, spec: Spec, upstreams: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +159,7 @@ class TestVlmevalData:
 
         planned = plans.plan(spec("MMBench_DEV_EN"))
         with pytest.raises(SetupError) as caught:
-            planned.require()
+            readiness.look(planned, endpoints=False).require()
         assert caught.value.what == f"no data for MMBench_DEV_EN: {file}"
         assert "not the published file (another MD5)" in caught.value.why
         assert "`verify_data: off` takes it as it is" in caught.value.cure
@@ -378,7 +380,7 @@ class TestDryRun:
         assert "api_base: http://h/v1/chat/completions" in lines
         assert any("import gsm8k_datasets" in line for line in lines)
         assert "canary" not in text
-        assert "not ready" not in text
+        assert "no environment" not in text
 
     def test_says_why_it_would_not_begin(
         self, spec: Spec, upstreams: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -390,7 +392,8 @@ class TestDryRun:
         text = plans.text(planned)
         assert not planned.ready
         assert "no environment for vlmeval" in text
-        assert "no data for ChemBench_gen" in text
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        assert f"data {tmp_path / 'cwd' / 'data' / 'ChemBench4K'}: missing" in lines
         assert "shim setup vlmeval" in text
 
     def test_shows_the_earlier_answers_that_it_goes_on_from(self, spec: Spec) -> None:

@@ -27,11 +27,11 @@ COLUMNS = [
 ]  # fmt: skip
 HEADER = {
     "schema_version", "run_id", "evalshim_version", "status", "exit_code", "started_at",
-    "finished_at", "command", "host", "backends", "cells", "config_sha256",
+    "finished_at", "command", "host", "backends", "cells", "config_sha256", "notices",
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",
-    "n", "n_failed", "goes_on_from",
+    "n", "n_failed", "n_judge_failed", "notes", "sent", "reported", "judge", "goes_on_from",
 }  # fmt: skip
 
 
@@ -126,9 +126,12 @@ class TestEnvelope:
         installed: Path,
     ) -> None:
         """Both upstreams fail to import, so the run finishes with failed cells."""
+        judge = "{model: qwen, api_base: http://127.0.0.1:9/v1/, key_env: MY_KEY}"
+        judged = f"{{name: demo_arc, judge: {judge}}}"
         done = shim(
             "run", "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--data", "demo_shapes",
-            "--data", "demo_arc", "--json", EVALSHIM_HOME=str(installed),
+            "--data", "demo_arc", "--json", "--no-preflight", "--set", f"datasets.1={judged}",
+            EVALSHIM_HOME=str(installed), MY_KEY="sk-canary-12345678",
         )  # fmt: skip
 
         assert done.returncode == 1, done.stderr
@@ -148,6 +151,12 @@ class TestEnvelope:
         for cell in header["cells"].values():
             assert set(cell) == CELL
             assert cell["status"] == "failed"
+            assert (cell["notes"], cell["sent"], cell["reported"]) == ([], {}, None)
+        assert header["cells"]["m__demo_shapes"]["judge"] is None
+        assert header["cells"]["m__demo_arc"]["judge"] == {
+            "model": "qwen", "api_base": "http://127.0.0.1:9/v1", "reported": None,
+        }  # fmt: skip
+        assert "canary" not in done.stdout + done.stderr
         assert [list(row) for row in printed["rows"]] == [COLUMNS, COLUMNS]
         for row in printed["rows"]:
             assert "this build is broken" in row["error"]
@@ -234,6 +243,21 @@ class TestTable:
         assert "3/4" in shown.splitlines()[2].split()
         assert "0/4" not in shown
 
+    def test_shows_ungraded_samples_only_where_there_are_any(self, row: Row) -> None:
+        shown = results.table([replace(row, n_judge_failed=2), row])
+
+        assert "ungraded" in shown.splitlines()[0].split()
+        assert "failed" not in shown.splitlines()[0].split()
+        assert "2/4" in shown.splitlines()[2].split()
+        assert "0/4" not in shown
+
+    def test_notes_stand_below_once_behind_the_reasons(self, row: Row, failed: Row) -> None:
+        note = "m x pets: 3 of 4 answers were cut at max_tokens"
+        lines = results.table([row, failed], notes=[note, note]).splitlines()
+
+        assert lines[-3:] == ["", "m x cats failed: no answer", note]
+        assert results.table([row], notes=[note]).splitlines()[-2:] == ["", note]
+
     def test_names_the_models_where_there_are_several(self, row: Row) -> None:
         shown = results.table([row, replace(row, model="n")])
 
@@ -258,6 +282,16 @@ class TestRender:
     @pytest.fixture
     def result(self, tmp_path: Path, row: Row, failed: Row) -> RunResult:
         return RunResult(tmp_path, {"run_id": "r", "exit_code": 1}, (row, failed))
+
+    @pytest.mark.parametrize("form", ["table", "md"])
+    def test_notes_of_cells_and_of_the_run(self, result: RunResult, form: str) -> None:
+        cell = {"model": "m", "dataset": "pets", "notes": ["1 of 4 answers were cut"]}
+        header = {**result.header, "cells": {"m__pets": cell}, "notices": [".env is not heeded"]}
+        noted = replace(result, header=header)
+
+        assert noted.notes == ["m x pets: 1 of 4 answers were cut", ".env is not heeded"]
+        assert results.render(noted, form).splitlines()[-2:] == noted.notes
+        assert result.notes == []  # of a run of an earlier version
 
     def test_csv(self, result: RunResult) -> None:
         assert results.render(result, "csv") + "\n" == results.to_csv(result.rows)

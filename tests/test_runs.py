@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from evalshim import plans, runs
+from evalshim import plans, readiness, runs
 from evalshim.errors import ConfigError, SetupError
-from evalshim.spec import ModelSpec, RunSpec
+from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec
 
 
 def test_flags_alone_are_a_configuration() -> None:
@@ -111,7 +111,7 @@ def test_a_mapping_and_keywords_are_a_configuration_too(served: dict[str, Any]) 
 def test_the_calls_in_flight_of_an_endpoint_are_divided_among_the_upstreams() -> None:
     spec = runs.specify(None, model=["m"], api_base="http://h/v1", data=["gsm8k", "demo_shapes"])
 
-    planned = runs._served(plans.plan(replace(spec, concurrency=5)))
+    planned = runs._divided(plans.plan(replace(spec, concurrency=5)))
     assert {cell.model.concurrency for cell in planned.cells} == {2}
 
 
@@ -152,28 +152,37 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "why"),
     [
-        (200, "text/html", "<html>no API here</html>"),
-        (200, "application/json", "not JSON"),
-        (200, "application/json", "[1, 2]"),
-        (401, "application/json", '{"error": {"message": "bad key KEY"}}'),
+        ((200, "text/html", "<html>no API here</html>"), "no list of models: "),
+        ((200, "application/json", "not JSON"), "no list of models: "),
+        ((200, "application/json", "[1, 2]"), "it serves 0 models"),
+        ((200, "application/json", '{"data": [{"id": "a"}, {"id": "b"}]}'), "2 models: a, b"),
+        ((401, "application/json", '{"error": {"message": "bad key KEY"}}'), "refused the key"),
     ],
-    ids=["html", "no-json", "list", "refused"],
+    ids=["html", "no-json", "list", "several", "refused"],
 )
-def test_an_endpoint_that_does_not_say_what_it_serves(answer: tuple[int, str, str]) -> None:
+def test_an_endpoint_that_does_not_say_what_it_serves(
+    answer: tuple[int, str, str], why: str, tmp_path: Path
+) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
     server.answer = answer  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     model = ModelSpec("m", "auto", url, key="sk-canary-12345678")
 
-    with pytest.raises(SetupError, match="cannot ask") as refused:
-        runs._with_served_model(model)
+    dataset = DatasetSpec("d", "vlmeval", "d")
+    cell = Cell("m__d", model, dataset)
+    spec = RunSpec((model,), (dataset,), work_dir=tmp_path)
+    looked = readiness.look(plans.Plan(spec, (cell,), {}, {cell.id: ()}, {}), endpoints=False)
+    with pytest.raises(SetupError, match="^model m at ") as refused:
+        looked.require()
 
     server.shutdown()
     server.server_close()
     assert url in str(refused.value)
+    assert why in refused.value.why
+    assert "`model: <id>`" in refused.value.cure
     assert "canary" not in str(refused.value)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evalshim import registry
-from evalshim.adapters import vlmeval_args
+from evalshim.adapters import judge_env, vlmeval_args
 from evalshim.spec import Cell, DatasetSpec, JudgeSpec, ModelSpec, RunSpec
 
 MODEL = ModelSpec("m", "org/m", "http://h/v1", key="sk-canary-1")
@@ -97,7 +98,20 @@ def test_a_judge_is_a_name_or_variables(
     judge: JudgeSpec, named: str | None, variables: dict[str, str]
 ) -> None:
     assert _namespace(judge=judge)["judge"] == named
-    assert vlmeval_args.judge_variables(judge) == variables
+    assert judge_env.vlmeval_variables(judge) == variables
+
+
+def test_a_judge_of_the_dataset_goes_before_that_of_the_run() -> None:
+    dataset = replace(registry.resolve("demo_shapes"), judge=JudgeSpec("gpt-4o", nproc=3))
+
+    found = _namespace(dataset=dataset, judge=JudgeSpec("other", "http://j/v1", retry=2))
+    assert (found["judge"], found["judge_api_nproc"]) == ("gpt-4o", 3)
+    assert "judge_retry" not in found
+
+
+def test_scoring_alone_keeps_a_cell_with_a_single_unanswered_sample() -> None:
+    assert _namespace(mode="eval")["keep_failed"] is True
+    assert "keep_failed" not in _namespace()
 
 
 def test_a_model_of_upstreams_own_keeps_the_id_that_it_was_configured_with() -> None:

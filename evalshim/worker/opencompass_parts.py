@@ -106,7 +106,7 @@ class EndpointModel(OpenAISDK):
             self._local.error = self._local.error or str(error)
             return ""
         if not answer:
-            self._local.error = self._local.error or "HTTP 200 without content"
+            self._local.error = self._local.error or "HTTP 200 without an answer: no content"
         return answer
 
     def _create_fresh_client(self):

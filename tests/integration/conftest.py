@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from evalshim.demo.endpoint import Endpoint
+from evalshim.endpoints import USER_AGENT
 
 SHIM = Path(sys.executable).with_name("shim")
 DEMO_DATA = Path(__file__).parents[2] / "evalshim" / "demo" / "data"
@@ -53,6 +54,16 @@ def _environments(environments: dict[str, Path]) -> None:
     """Every test here needs them."""
 
 
+def of_the_run(note: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Notes what a run asks an endpoint, and not what is asked before it starts."""
+
+    def of_run(request: dict[str, Any]) -> None:
+        if request["headers"].get("User-Agent") != USER_AGENT:
+            note(request)
+
+    return of_run
+
+
 @pytest.fixture
 def asked() -> list[dict[str, Any]]:
     """The requests that `endpoint` received."""
@@ -61,7 +72,7 @@ def asked() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def endpoint(asked: list[dict[str, Any]]) -> Iterator[Endpoint]:
-    with Endpoint(on_request=asked.append) as served:
+    with Endpoint(on_request=of_the_run(asked.append)) as served:
         yield served
 
 

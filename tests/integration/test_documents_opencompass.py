@@ -24,7 +24,7 @@ from evalshim.adapters import opencompass_config
 from evalshim.demo.endpoint import Endpoint
 from evalshim.errors import EvalshimError
 
-from .conftest import rows, shim
+from .conftest import of_the_run, rows, shim
 from .opencompass_data import CEVAL, MMLU, REPLY, expected, write
 
 MODEL = "qwen2-0_5b-instruct"
@@ -117,7 +117,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def endpoint(asked: list[dict[str, Any]]) -> Iterator[Endpoint]:
-    with Endpoint(models=None, answer=lambda _: REPLY, on_request=asked.append) as served:
+    with Endpoint(
+        models=None, answer=lambda _: REPLY, on_request=of_the_run(asked.append)
+    ) as served:
         yield served
 
 
@@ -304,7 +306,7 @@ def test_what_each_parameter_of_a_model_does(folder: Path) -> None:
             raise RuntimeError("not yet")
         asked.append(request)
 
-    with Endpoint(models=None, answer=lambda _: REPLY, on_request=remember) as endpoint:
+    with Endpoint(models=None, answer=lambda _: REPLY, on_request=of_the_run(remember)) as endpoint:
         endpoint.latency = 0.05
         config = {
             "datasets": ["gsm8k", "ARC_c"],

@@ -28,7 +28,7 @@ from evalshim.spec import RunSpec
 from tests.conftest import HEEDED
 
 from . import vlmeval_data
-from .conftest import rows, shim
+from .conftest import of_the_run, rows, shim
 from .test_kinds_vlmeval import Asked, picture, pictures
 from .vlmeval_data import RED
 
@@ -170,7 +170,9 @@ class Served(Endpoint):
     def __init__(self, says: Any = RED, models: tuple[str, ...] | None = None, **more: Any) -> None:
         self.asked: Asked = []
         answer = says if callable(says) else lambda _: says
-        super().__init__(models=models, answer=answer, on_request=self.asked.append, **more)
+        super().__init__(
+            models=models, answer=answer, on_request=of_the_run(self.asked.append), **more
+        )
 
     def bodies(self) -> list[dict[str, Any]]:
         return [a["body"] for a in self.asked]

@@ -16,7 +16,7 @@ import pytest
 from evalshim import load_run
 from evalshim.demo.endpoint import Endpoint
 
-from .conftest import rows, shim
+from .conftest import of_the_run, rows, shim
 from .opencompass_data import REPLY, expected, write
 
 KINDS = ("humaneval", "C3", "ARC_c", "gsm8k", "winogrande", "piqa")
@@ -27,7 +27,7 @@ def test_one_of_each_kind(tmp_path: Path) -> None:
         write(name, tmp_path)
     asked: list[dict[str, Any]] = []
 
-    with Endpoint(answer=lambda _: REPLY, on_request=asked.append) as endpoint:
+    with Endpoint(answer=lambda _: REPLY, on_request=of_the_run(asked.append)) as endpoint:
         done = shim(
             "run", "--model", "evalshim-demo", "--api-base", endpoint.url, "--data", *KINDS,
             "--json", cwd=tmp_path,

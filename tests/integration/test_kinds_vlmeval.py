@@ -25,7 +25,7 @@ from evalshim.results import RunResult
 from tests.conftest import HEEDED
 
 from . import vlmeval_data
-from .conftest import shim
+from .conftest import of_the_run, shim
 from .vlmeval_data import RED
 
 Asked = list[dict[str, Any]]
@@ -148,7 +148,7 @@ def runs(
     judged: Asked = []
     with (
         pytest.MonkeyPatch.context() as patch,
-        Endpoint(models=None, answer=judge, on_request=judged.append) as judging,
+        Endpoint(models=None, answer=judge, on_request=of_the_run(judged.append)) as judging,
     ):
         for name in HEEDED:
             patch.delenv(name, raising=False)
@@ -159,7 +159,9 @@ def runs(
         }
         for name, (datasets, by) in wanted.items():
             models = Models()
-            with Endpoint(models=None, answer=models.answer, on_request=models.note) as served:
+            with Endpoint(
+                models=None, answer=models.answer, on_request=of_the_run(models.note)
+            ) as served:
                 config = {
                     "models": [
                         {"name": m, "api_base": served.url, "retry": 1} for m in ("red", "right")

@@ -16,7 +16,7 @@ from evalshim import load_run
 from evalshim.demo.endpoint import Endpoint
 
 from . import tiny_lm
-from .conftest import bodies, rows, shim
+from .conftest import bodies, of_the_run, rows, shim
 from .opencompass_data import REPLY, write
 
 SERVED = """\
@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def endpoint(asked: list[dict[str, Any]]) -> Iterator[Endpoint]:
-    with Endpoint(answer=lambda _: REPLY, on_request=asked.append) as served:
+    with Endpoint(answer=lambda _: REPLY, on_request=of_the_run(asked.append)) as served:
         yield served
 
 
@@ -297,7 +297,7 @@ def test_both_toolkits_in_one_run_and_one_fails_alone(folder: Path) -> None:
     (folder / "data" / "CLUE" / "C3" / "dev_0.json").write_text("[")
     asked: list[dict[str, Any]] = []
 
-    with Endpoint(answer=lambda _: REPLY, on_request=asked.append) as endpoint:
+    with Endpoint(answer=lambda _: REPLY, on_request=of_the_run(asked.append)) as endpoint:
         done = shim(
             "run", "--model", "evalshim-demo", "--api-base", endpoint.url, "--limit", "2",
             "--data", "demo_shapes", listed, "C3", "--concurrency", "4", "--json", cwd=folder,

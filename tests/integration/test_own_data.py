@@ -33,6 +33,7 @@ from evalshim.results import RunResult
 from tests.conftest import HEEDED, as_base64, picture
 
 from . import own_data
+from .conftest import of_the_run
 from .own_data import audio, image, jsonl, put, tsv, user
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "bleu_rouge.json").read_text("utf-8"))
@@ -159,7 +160,7 @@ def evaluate(
     asked: Asked = []
     with (
         at_home(folder),
-        Endpoint(models=None, answer=answer, on_request=asked.append) as served,
+        Endpoint(models=None, answer=answer, on_request=of_the_run(asked.append)) as served,
     ):
         behind = [{"api_base": served.url, "retry": 1, **m} for m in models]
         result = evalshim.run({"models": behind, "datasets": [*datasets], **keys})
@@ -628,7 +629,9 @@ def legacy_mcq(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("mcq")
     asked: Asked = []
     with (
-        Endpoint(models=("qwen-vl-chat",), answer=by({}), on_request=asked.append) as served,
+        Endpoint(
+            models=("qwen-vl-chat",), answer=by({}), on_request=of_the_run(asked.append)
+        ) as served,
         at_home(folder),
     ):
         _legacy(folder, "custom_mcq", own_data.LEGACY_MCQ, f"{served.url}/chat/completions")
@@ -678,7 +681,9 @@ def legacy_vqa(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("vqa")
     asked: Asked = []
     with (
-        Endpoint(models=("qwen-vl-chat",), answer=by({}), on_request=asked.append) as served,
+        Endpoint(
+            models=("qwen-vl-chat",), answer=by({}), on_request=of_the_run(asked.append)
+        ) as served,
         at_home(folder),
     ):
         _legacy(folder, "custom_vqa", own_data.LEGACY_VQA, f"{served.url}/chat/completions")
@@ -789,7 +794,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, environments: dict[str, Path]
     files = _upstreams_own(folder)
     answer = by({"[": "A"})
     asked: Asked = []
-    with Endpoint(models=None, answer=answer, on_request=asked.append) as served:
+    with Endpoint(models=None, answer=answer, on_request=of_the_run(asked.append)) as served:
         model = {
             "class": "CustomAPIModel", "model": "m", "key": "EMPTY", "temperature": 0,
             "api_base": f"{served.url}/chat/completions",
@@ -1073,7 +1078,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     def judge(messages: Messages) -> str:
         return YES if "(good)" in _shown(messages) else NO
 
-    with Endpoint(models=("j",), answer=judge, on_request=judged.append) as judging:
+    with Endpoint(models=("j",), answer=judge, on_request=of_the_run(judged.append)) as judging:
         ran = evaluate(
             folder,
             [*datasets, *_hostile(folder)],

@@ -14,7 +14,7 @@ from evalshim.compat import JudgeStrategy, Summarizer, TaskConfig, run_task
 from evalshim.demo.endpoint import Endpoint
 
 from . import tiny_lm
-from .conftest import rows, shim
+from .conftest import of_the_run, rows, shim
 
 # A distractor, and an answer that OpenCompass must find by its text.
 MCQ = [
@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_both_forms_are_recognised_and_scored_by_upstream(data: Path) -> None:
     asked: list[dict[str, Any]] = []
-    with Endpoint(answer=_answer, on_request=asked.append) as served:
+    with Endpoint(answer=_answer, on_request=of_the_run(asked.append)) as served:
         run = evalshim.run(
             models=[{"name": "m", "model": "evalshim-demo", "api_base": served.url}],
             datasets=[
@@ -148,7 +148,9 @@ class TestEvalScopesTasks:
         verdict = "[Begin Correctness]yes[End Correctness][Begin Reason]so[End Reason]"
         with (
             Endpoint(answer=_answer, models=None) as served,
-            Endpoint(answer=lambda _: verdict, models=None, on_request=graded.append) as judging,
+            Endpoint(
+                answer=lambda _: verdict, models=None, on_request=of_the_run(graded.append)
+            ) as judging,
         ):
             task = TaskConfig(
                 model="qwen-vl-plus",
