@@ -13,7 +13,7 @@ import platform
 import queue
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 import evalshim
-from evalshim import config, envs, process, results
+from evalshim import config, digests, envs, process, results
 from evalshim.backends import BACKENDS
 from evalshim.earlier import config_sha256
 from evalshim.endpoints import key_of
@@ -38,6 +38,7 @@ from evalshim.spec import (
     CellOutcome,
     Event,
     JudgeSpec,
+    Needed,
     Row,
     Sample,
 )
@@ -69,6 +70,7 @@ class LiveRun:
         self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.hashing = ThreadPoolExecutor(1, "evalshim-hashing")
         self.header = self._first_header(command)
 
     def go(self, reporter: Reporter) -> RunResult:
@@ -76,6 +78,8 @@ class LiveRun:
         text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
         self._save()
+        # Beside the run: a large file takes as long as the first answers.
+        hashed = {path: self.hashing.submit(digests.of, path) for path in self._data()}
         try:
             self._work(reporter)
             self.header["status"] = "finished"
@@ -86,8 +90,29 @@ class LiveRun:
             self.header["status"] = "failed"
             raise
         finally:
+            self._note_data({path: future.result() for path, future in hashed.items()})
             result = self._finish()
         return result
+
+    def _data(self) -> dict[Path, str]:
+        """The data files and folders of the run, and the published MD5 of each."""
+        needs = [need for cell in self.plan.cells for need in self.plan.needs[cell.id]]
+        return {_place(need): need.md5 for need in needs}
+
+    def _note_data(self, found: Mapping[Path, digests.Digest | None]) -> None:
+        """Say in run.json which data each cell was about."""
+        self.hashing.shutdown()
+        published = self._data()
+        for cell, needs in self.plan.needs.items():
+            noted = []
+            for path in dict.fromkeys(map(_place, needs)):
+                # What was fetched meanwhile was not there to be hashed.
+                digest = found[path] or digests.of(path)
+                md5 = published[path]
+                is_published = digest.md5 == md5 if digest and md5 else None
+                hashed = digest.sha256 if digest else None
+                noted.append({"path": str(path), "sha256": hashed, "published": is_published})
+            self.header["cells"][cell]["data"] = noted
 
     def _work(self, reporter: Reporter) -> None:
         """Every backend's worker at once; their events, in order, on this thread."""
@@ -300,6 +325,7 @@ class LiveRun:
                     "reason": found.reason,
                     "distribution": None,
                     "version": None,
+                    "commit": None,
                     "pins": (made.pins if found.managed and (made := envs.state(name)) else None),
                 }
                 for name, found in self.interpreters.items()
@@ -321,6 +347,12 @@ class LiveRun:
                 for cell in self.cells.values()
             },
         }
+
+
+def _place(need: Needed) -> Path:
+    """Where the data is: at one of the places that upstream looks at."""
+    places = [Path(place) for place in (*need.looked_for, need.path)]
+    return next((place for place in places if place.exists()), places[-1])
 
 
 def _named(judge: JudgeSpec) -> dict[str, Any] | None:

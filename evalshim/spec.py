@@ -350,6 +350,7 @@ class Needed:
         looked_for: Every place, where there are several.
         problem: Why what is there cannot be used.
         cure: How to mend that.
+        md5: Of the file that upstream publishes; empty where it does not say.
     """
 
     path: str
@@ -358,6 +359,7 @@ class Needed:
     looked_for: tuple[str, ...] = ()
     problem: str = ""
     cure: str = ""
+    md5: str = ""
 
     @property
     def missing(self) -> bool:

@@ -16,11 +16,16 @@ CELL = Cell("m__d", MODEL, DATASET)
 
 
 @pytest.mark.parametrize(
-    ("fail_on", "n", "n_failed", "code"),
-    [(0, 40, 0, 0), (0, 40, 1, 1), (1, 40, 1, 0), (1, 40, 2, 1), (0.1, 40, 4, 0), (0.1, 40, 5, 1)],
-)
+    ("fail_on", "n", "n_failed", "ungraded", "code"),
+    [
+        (0, 40, 0, 0, 0), (0, 40, 1, 0, 1), (1, 40, 1, 0, 0), (1, 40, 2, 0, 1),
+        (0.1, 40, 4, 0, 0), (0.1, 40, 5, 0, 1),
+        # What the judge did not grade is as good as unanswered.
+        (0, 40, 0, 1, 1), (1, 40, 1, 1, 1), (0.1, 40, 2, 2, 0), (0, 40, 0, None, 0),
+    ],
+)  # fmt: skip
 def test_unanswered_samples_are_held_against_the_whole_cell(
-    tmp_path: Path, fail_on: float, n: int, n_failed: int, code: int
+    tmp_path: Path, fail_on: float, n: int, n_failed: int, ungraded: int | None, code: int
 ) -> None:
     (tmp_path / "run").mkdir()
     spec = RunSpec((MODEL,), (DATASET,), fail_on=fail_on)
@@ -28,10 +33,11 @@ def test_unanswered_samples_are_held_against_the_whole_cell(
     run.header["backends"]["vlmeval"] = {"distribution": "ms-vlmeval", "version": "0.0.20"}
     # All of them in one small category.
     metric = Metric("count", "acc", 0.5, "fraction", True, tmp_path / "acc.csv", 4, n_failed)
-    run.outcomes[CELL.id] = CellOutcome("scored", "", (metric,), (), n, n_failed)
+    run.outcomes[CELL.id] = CellOutcome("scored", "", (metric,), (), n, n_failed, ungraded)
     run.header["status"] = "finished"
 
     result = run._finish()
 
     assert result.exit_code == code
     assert (result.path / "results.csv").exists()
+    assert [row.n_judge_failed for row in result.rows] == [ungraded]

@@ -18,7 +18,7 @@ import pytest
 from evalshim import registry
 from evalshim.adapters import opencompass_outputs
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, ModelSpec, RunSpec, slug
+from evalshim.spec import Cell, CellOutcome, JudgeSpec, ModelSpec, RunSpec, slug
 
 GOLDEN = Path(__file__).parent / "golden" / "opencompass"
 MODEL = ModelSpec("evalshim-demo", "m", "http://h/v1")
@@ -45,9 +45,10 @@ class Run:
         mode: str = "all",
         only: list[str] | None = None,
         model: ModelSpec = MODEL,
+        judge: JudgeSpec | None = None,
         **finished: Any,
     ) -> CellOutcome:
-        entry = registry.resolve(dataset)
+        entry = replace(registry.resolve(dataset), judge=judge)
         found = {
             kind: {
                 path.stem: str(path)
@@ -106,6 +107,7 @@ def test_verdicts_that_follow_from_equality(run: Callable[[str], Run]) -> None:
     outcome = run("sets").read("demo_arc", only=["demo_arc"])
 
     verdicts = [s.correct for s in outcome.samples]
+    assert verdicts == [s.score == 1.0 for s in outcome.samples]
     assert verdicts.count(True) / len(verdicts) == pytest.approx(0.8333333333333334)
     assert outcome.metrics[0].value == 83.33333333333334
     assert set(outcome.samples[0].options) == set("ABCD")
@@ -232,6 +234,88 @@ def test_nothing_at_all_is_a_failure_with_a_reason(run: Callable[[str], Run]) ->
 
     assert (outcome.status, outcome.metrics, outcome.n) == ("failed", (), None)
     assert outcome.error
+
+
+JUDGE = JudgeSpec("qwen", "http://j/v1")
+
+
+@pytest.mark.parametrize(
+    ("judge", "finished", "scorer", "ungraded"),
+    [
+        (None, {}, "rule:accuracy", 0),
+        (JUDGE, {}, "rule:accuracy", 0),
+        (JUDGE, {"judge_built": True, "judge_failed": 0}, "qwen", 2),
+        (JUDGE, {"judge_built": True, "judge_failed": 3}, "qwen", 3),
+        (None, {"judge_built": True, "judge_failed": 0}, "a judge of the configuration", 2),
+    ],
+)
+def test_the_scorer_is_what_really_graded(
+    run: Callable[[str], Run],
+    judge: JudgeSpec | None,
+    finished: dict[str, Any],
+    scorer: str,
+    ungraded: int,
+) -> None:
+    sets = run("sets")
+    counts = {"attempted_ratio": 66.7, "not_attempted_count": 2} if finished else {}
+    sets.write("results", "demo_arc", {"accuracy": 50.0, **counts})
+
+    outcome = sets.read("demo_arc", only=["demo_arc"], judge=judge, **finished)
+    assert (outcome.status, outcome.error, outcome.judge_fallback) == ("scored", "", False)
+    assert (outcome.scorer, outcome.n_judge_failed) == (scorer, ungraded)
+
+
+def test_a_fallback_is_said(run: Callable[[str], Run]) -> None:
+    graded = {"judge_built": True, "judge_failed": 3, "judge_fallback": True}
+    outcome = run("sets").read("demo_arc", only=["demo_arc"], judge=JUDGE, **graded)
+
+    assert (outcome.status, outcome.judge_fallback, outcome.n_judge_failed) == ("scored", True, 0)
+    assert outcome.scorer == "rule:accuracy"
+    assert outcome.error == "the judge qwen did not answer: scored without it, by rule:accuracy"
+
+
+def test_answers_that_could_not_be_graded_are_kept(run: Callable[[str], Run]) -> None:
+    error = "the judge qwen at http://j/v1 does not answer (HTTP 500)"
+    outcome = run("sets").read(
+        "demo_arc", only=["demo_arc"], judge=JUDGE, results={}, status="failed", error=error
+    )
+
+    assert (outcome.status, outcome.error, outcome.metrics) == ("failed", error, ())
+    assert (outcome.n, outcome.n_failed, outcome.n_judge_failed) == (6, 0, None)
+    assert len(outcome.samples) == 6
+
+
+def test_why_a_sample_has_no_answer_and_how_the_others_ended(run: Callable[[str], Run]) -> None:
+    sets = run("sets")
+    answers = json.loads(sets.file("predictions", "demo_arc").read_text())
+    answers["1"]["prediction"] = ""
+    sets.write("predictions", "demo_arc", answers)
+
+    outcome = sets.read(
+        "demo_arc",
+        only=["demo_arc"],
+        errors={"demo_arc": [["HTTP 500: x", ["1", "2"]]], "other": [["HTTP 400: y", ["0"]]]},
+        finish={"demo_arc": [["length", ["0"]]]},
+        sent={"temperature": 0},
+        reported={"model": "served-id", "judge": ""},
+    )
+    assert [s.error for s in outcome.samples] == ["", "HTTP 500: x", "", "", "", ""]
+    assert [s.finish for s in outcome.samples] == ["length", "", "", "", "", ""]
+    assert (outcome.n_failed, outcome.samples[1].prediction) == (1, None)
+    assert outcome.notes == ("1 of 6 answers were cut at max_tokens",)
+    assert (outcome.sent, outcome.reported["model"]) == ({"temperature": 0}, "served-id")
+
+
+@pytest.mark.parametrize("mode", ["all", "infer"])
+def test_no_answer_at_all_fails_the_cell_and_says_the_last_reason(
+    run: Callable[[str], Run], mode: str
+) -> None:
+    sets = run("sets")
+    sets.write("predictions", "demo_arc", {"0": {"prediction": ""}, "1": {"prediction": ""}})
+
+    outcome = sets.read("demo_arc", mode, only=["demo_arc"], last_error="HTTP 404: no such model")
+    assert (outcome.status, outcome.metrics, outcome.n_failed) == ("failed", (), 2)
+    assert outcome.error == "no answer from http://h/v1 to any of 2 samples (HTTP 404: no such model)"
 
 
 @pytest.mark.parametrize("kind", ["results", "predictions"])

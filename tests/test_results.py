@@ -31,7 +31,7 @@ HEADER = {
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",
-    "n", "n_failed", "n_judge_failed", "notes", "sent", "reported", "judge", "goes_on_from",
+    "n", "n_failed", "n_judge_failed", "notes", "sent", "reported", "judge", "data", "goes_on_from",
 }  # fmt: skip
 
 
@@ -144,7 +144,9 @@ class TestEnvelope:
         assert set(header["host"]) == {"name", "platform", "python"}
         assert set(header["backends"]) == {"vlmeval", "opencompass"}
         for name, backend in header["backends"].items():
-            assert set(backend) == {"python", "reason", "distribution", "version", "pins"}
+            assert set(backend) == {
+                "python", "reason", "distribution", "version", "pins", "commit",
+            }  # fmt: skip
             assert backend["python"] == str(installed / "envs" / name / "bin" / "python")
             assert backend["pins"] == "abc"
         assert set(header["cells"]) == {"m__demo_shapes", "m__demo_arc"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from evalshim import registry
 from evalshim.adapters import vlmeval_outputs
 from evalshim.errors import EvalshimError, ResultsError
-from evalshim.spec import Cell, CellOutcome, JudgeSpec, ModelSpec, RunSpec
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, JudgeSpec, ModelSpec, RunSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "vlmeval"
 MODEL = ModelSpec("m", "m", "http://h/v1")
@@ -39,23 +40,30 @@ class Run:
         self.images.mkdir(parents=True)
 
     def read(
-        self, mode: str = "all", judge: JudgeSpec | None = None, **finished: Any
+        self,
+        mode: str = "all",
+        judge: JudgeSpec | None = None,
+        dataset: DatasetSpec = SHAPES,
+        **finished: Any,
     ) -> CellOutcome:
+        made = [*self.upstream.glob("*_result.tsv"), *self.upstream.glob("*_acc.csv")]
         data = {
             "status": "done",
             "error": "",
+            "made": sorted(map(str, made)),
             "files": {"prediction": str(self.prediction), "status": str(self.status)},
             "dataset_type": "MCQ",
             "dataset_class": "ImageMCQDataset",
             "img_root": str(self.images),
             "judge_model": "exact_matching",
             "judge_built": False,
-            "judge_failed": False,
+            "judge_fallback": False,
+            "judge_failed": 0,
             "last_error": "",
             **finished,
         }
-        spec = RunSpec((MODEL,), (SHAPES,), judge or JudgeSpec(), mode=mode)  # type: ignore[arg-type]
-        return vlmeval_outputs.read(Cell("m__demo_shapes", MODEL, SHAPES), data, self.path, spec)
+        spec = RunSpec((MODEL,), (dataset,), judge or JudgeSpec(), mode=mode)  # type: ignore[arg-type]
+        return vlmeval_outputs.read(Cell("m__demo_shapes", MODEL, dataset), data, self.path, spec)
 
     def change_status(self, **entry: Any) -> None:
         raw = json.loads(self.status.read_text())
@@ -175,8 +183,10 @@ JUDGE = JudgeSpec("qwen", "http://j/v1")
         (JudgeSpec(), {}, "exact_matching", False),
         (JUDGE, {"judge_built": True}, "qwen", False),
         (JudgeSpec("gpt-4o"), {"judge_built": True}, "gpt-4o", False),
-        (JUDGE, {"judge_built": True, "judge_failed": True}, "exact_matching", True),
-        (JudgeSpec(), {"judge_built": True, "judge_failed": True}, "exact_matching", False),
+        (JUDGE, {"judge_built": True, "judge_fallback": True}, "exact_matching", True),
+        (JUDGE, {"judge_fallback": True, "dataset_type": "VQA"}, "rule:acc", True),
+        # A judge that upstream, or a plug-in, brings itself.
+        (JudgeSpec(), {"judge_built": True, "judge_model": "gpt-4-0125"}, "gpt-4-0125", False),
         (JUDGE, {"dataset_type": "VQA"}, "rule:acc", False),
     ],
 )
@@ -191,6 +201,87 @@ def test_the_scorer_is_what_really_graded(
 
     assert (outcome.status, outcome.scorer, outcome.judge_fallback) == ("scored", scorer, fallback)
     assert bool(outcome.error) is fallback
+    assert outcome.n_judge_failed == 0
+
+
+@pytest.mark.parametrize(
+    ("failed", "fallback", "ungraded"), [(0, False, 3), (5, False, 5), (5, True, 0)]
+)
+def test_samples_without_a_grade_are_counted(
+    run: Callable[[str], Run], failed: int, fallback: bool, ungraded: int
+) -> None:
+    scored = run("scored")
+    [graded] = scored.upstream.glob("*_result.tsv")
+    marks = ("Failed to predict, thus randomly generate one.", "Fail to Judge", "5 retries failed.")
+    lines = graded.read_text().splitlines()
+    for position, mark in enumerate(marks, start=1):
+        lines[position] = lines[position].rpartition("\t")[0] + f'\t"{mark}"'
+    graded.write_text("\n".join(lines) + "\n")
+
+    outcome = scored.read(
+        judge=JUDGE, judge_built=True, judge_failed=failed, judge_fallback=fallback
+    )
+    assert (outcome.status, outcome.n_judge_failed) == ("scored", ungraded)
+    assert scored.read().n_judge_failed == 0  # matched exactly: nothing was to be graded
+
+
+def test_a_judge_of_the_dataset_is_the_scorer(run: Callable[[str], Run]) -> None:
+    dataset = replace(SHAPES, judge=JudgeSpec("own", "http://k/v1"))
+    outcome = run("scored").read(judge=JUDGE, dataset=dataset, judge_built=True)
+
+    assert outcome.scorer == "own"
+
+
+def test_answers_that_could_not_be_graded_are_kept(run: Callable[[str], Run]) -> None:
+    error = "the judge qwen at http://j/v1 does not answer (HTTP 500)"
+    outcome = run("scored").read(judge=JUDGE, status="failed", error=error, judge_built=True)
+
+    assert (outcome.status, outcome.error, outcome.metrics) == ("failed", error, ())
+    assert (outcome.n, outcome.n_failed, outcome.n_judge_failed) == (48, 0, None)
+    assert len(outcome.samples) == 48
+
+
+def test_grades_are_those_of_this_evaluation_alone(run: Callable[[str], Run]) -> None:
+    outcome = run("scored").read(made=[])
+
+    assert {s.correct for s in outcome.samples} == {s.score for s in outcome.samples} == {None}
+
+
+@pytest.mark.parametrize(
+    ("column", "grade", "correct", "score"),
+    [
+        ("hit", "1", True, 1.0), ("hit", "0", False, 0.0), ("hit", "0.5", True, 0.5),
+        ("score", "True", True, 1.0), ("score", "0.5", None, 0.5), ("hit", "none", None, None),
+    ],
+)  # fmt: skip
+def test_a_grade_is_a_verdict_where_it_is_a_truth_value(
+    run: Callable[[str], Run], column: str, grade: str, correct: bool | None, score: float | None
+) -> None:
+    scored = run("scored")
+    graded = scored.upstream / "m_auxmatch.tsv"
+    graded.write_text(f"index\t{column}\n0\t{grade}\n")
+
+    sample = scored.read(made=[str(graded)]).samples[0]
+    assert (sample.correct, sample.score) == (correct, score)
+
+
+def test_why_a_sample_has_no_answer_and_how_the_others_ended(run: Callable[[str], Run]) -> None:
+    failed = run("some_failed")
+    unanswered = [s.index for s in failed.read().samples if s.prediction is None]
+    answered = next(s.index for s in failed.read().samples if s.prediction)
+
+    outcome = failed.read(
+        errors=[["HTTP 500: x", unanswered[1:]], ["HTTP 400: y", [answered]]],
+        finish=[["length", [answered]]],
+        sent={"temperature": 0},
+        reported={"model": "served-id", "judge": ""},
+    )
+    by_index = {s.index: s for s in outcome.samples}
+    assert [by_index[i].error for i in unanswered] == ["", *["HTTP 500: x"] * 10]
+    # What came at last is an answer.
+    assert (by_index[answered].error, by_index[answered].finish) == ("", "length")
+    assert outcome.notes == ("1 of 24 answers were cut at max_tokens",)
+    assert (outcome.sent, outcome.reported["model"]) == ({"temperature": 0}, "served-id")
 
 
 def test_a_set_without_public_answers_keeps_what_was_predicted(run: Callable[[str], Run]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalshim import plugin_files, registry
+from evalshim import digests, plugin_files, registry
 from evalshim.adapters import (
     custom_data,
     judge_env,
@@ -83,7 +82,8 @@ def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[
             [Needed(str(path), False, source=known["url"], cure=cure)] if known.get("url") else []
         )
     published = known.get("md5")
-    if spec.verify_data == "strict" and published and _md5(path) != published:
+    found = digests.of(path) if spec.verify_data == "strict" and published else None
+    if found and found.md5 != published:
         return [
             Needed(
                 str(path),
@@ -93,7 +93,7 @@ def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[
                 cure="`verify_data: off` takes it as it is",
             )
         ]
-    return [Needed(str(path), True)]
+    return [Needed(str(path), True, md5=published or "")]
 
 
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
@@ -156,11 +156,3 @@ def prepare(
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:
     return vlmeval_outputs.read(cell, finished, run_dir, spec)
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,6 +1,9 @@
 """Whether an upstream imports in this environment, and what is installed."""
 
-import importlib
+import contextlib
+import importlib.util
+import json
+import os
 import platform
 import sys
 import time
@@ -22,6 +25,25 @@ def run(job):
     announce(job["upstream"], begun)
 
 
+def _commit(distribution, module):
+    """The commit of what was installed from a repository, or is a checkout."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import distribution as of
+
+    with contextlib.suppress(PackageNotFoundError, ValueError, KeyError, TypeError):
+        return json.loads(of(distribution).read_text("direct_url.json"))["vcs_info"]["commit_id"]
+    places = importlib.util.find_spec(module).submodule_search_locations
+    head = os.path.join(os.path.dirname(os.path.realpath(places[0])), ".git", "HEAD")
+    with contextlib.suppress(OSError):
+        with open(head) as file:
+            word = file.read().strip().removeprefix("ref: ")
+        if "/" not in word:
+            return word
+        with open(os.path.join(os.path.dirname(head), word)) as file:
+            return file.read().strip()
+    return None
+
+
 def announce(upstream, begun):
     """Report `ready`: what of `upstream` is imported, and how long that took."""
     from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +55,7 @@ def announce(upstream, begun):
             break
         except PackageNotFoundError:
             continue
+    found["commit"] = _commit(found["distribution"], upstream)
     torch = sys.modules.get("torch")
     channel.emit(
         "ready",

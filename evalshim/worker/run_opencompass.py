@@ -13,10 +13,11 @@ Job, beside what `__main__` says:
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
-`finished` has status "failed" where there are answers and no result. It adds: model (upstream's
-abbr), judge_built, judge_fallback, judge_failed, reported, sent, errors and finish {abbr: [[text,
-[index, ...]], ...]}, last_error (all as in run_vlmeval), results and predictions {abbr: path},
-logs {abbr: path of the task's own log}, groups, whole (the groups over all sets), summary (path or null).
+`finished` has status "failed" where there are answers and no result. It adds, as in
+run_vlmeval: judge_built, judge_fallback, judge_failed, reported, sent, last_error; errors and
+finish, here {abbr: [[text, [index, ...]], ...]}. Beside them: model (upstream's abbr), results
+and predictions {abbr: path}, logs {abbr: path of the task's own log}, groups, whole (the groups
+over all sets), summary (path or null).
 """
 
 import contextlib

@@ -17,11 +17,12 @@ Job, beside what `__main__` says:
              "predictions": file of predictions made elsewhere, or null,
              "reuse": folder with upstream's files of the model of an earlier run, or null}]
 `finished` has status "failed" where the answers are there and upstream could not grade them.
-It adds: made (files of the grading), dataset_type, dataset_class, img_root (where it unpacks
-pictures), judge_model (upstream's name for it), judge_built, judge_fallback (upstream graded without), judge_failed
-(how many samples got no answer of it), reported (ids of model and judge as their endpoints
-say), sent (parameters of a request), answered (of the cell), last_error (why the last answer
-that never came did not), errors and finish (of samples: [[text, [index, ...]], ...]).
+It adds: made (files of the grading), dataset_type, dataset_class, own_scale, img_root (where it
+unpacks pictures), judge_model (upstream's name for it), judge_built, judge_fallback (upstream
+graded without), judge_failed (how many samples got no answer of it), reported (ids of model and
+judge as their endpoints say), sent (parameters of a request), answered (of the cell), last_error
+(why the last answer that never came did not), errors and finish (of samples:
+[[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 

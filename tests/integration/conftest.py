@@ -58,7 +58,7 @@ def of_the_run(note: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, An
     """Notes what a run asks an endpoint, and not what is asked before it starts."""
 
     def of_run(request: dict[str, Any]) -> None:
-        if request["headers"].get("User-Agent") != USER_AGENT:
+        if USER_AGENT not in request["headers"].values():
             note(request)
 
     return of_run
