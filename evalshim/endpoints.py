@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from evalshim.errors import SetupError
@@ -102,12 +102,16 @@ def client(api_base: str, key: str, limits: Limits) -> openai.OpenAI:
 
     # Redirects are followed as a run's own client does: never with the key to another host.
     http_client = openai.DefaultHttpxClient(verify=_authorities())
+    base, _, query = api_base.partition("?")
+    # Azure takes a key of its own by this header alone, as VLMEvalKit and openai send it.
+    azure = {"api-key": key} if urlsplit(base).netloc.endswith(".azure.com") else {}
     made = openai.OpenAI(
-        base_url=api_base,
+        base_url=base,
         api_key=key or "EMPTY",
         timeout=openai.Timeout(limits.answer, connect=limits.connect),
         max_retries=0,
-        default_headers={"User-Agent": USER_AGENT},
+        default_headers={"User-Agent": USER_AGENT, **azure},
+        default_query=dict(parse_qsl(query)),
         http_client=http_client,
     )
     # The client takes these from the environment; the upstreams do not.

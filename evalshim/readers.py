@@ -157,8 +157,9 @@ def limit(value: Any, where: str) -> int | float | str | None:
 
 def api_base(value: Any, where: str) -> str:
     """The root of an API, without `/chat/completions` and without credentials."""
-    base = text(value, where).strip().rstrip("/")
-    base = base.removesuffix("/chat/completions").rstrip("/")
+    # Azure's has a query: .../openai/deployments/<name>/chat/completions?api-version=...
+    base, mark, query = text(value, where).strip().partition("?")
+    base = base.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     if re.match(r"https?://[^/]*@", base):
         raise ConfigError(
             f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
@@ -169,7 +170,7 @@ def api_base(value: Any, where: str) -> str:
         raise wrong(where, value, f"a URL ({error})") from error
     if not host or not re.match(r"https?://[^/]", base):
         raise wrong(where, value, "a URL with http:// or https://, e.g. http://127.0.0.1:8000/v1")
-    return base
+    return f"{base}{mark}{query}"
 
 
 def no_unknown(

@@ -40,17 +40,18 @@ _SAMPLING = (
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
-def run(source: Source | None = None, /, **keys: Any) -> RunResult:
+def run(source: Source | None = None, /, *, preflight: bool = True, **keys: Any) -> RunResult:
     """Run an evaluation and return its results.
 
     Args:
         source: A configuration file, or its contents as a mapping, in any dialect.
+        preflight: Whether endpoints are asked before anything starts.
         keys: Keys of our own dialect, over those of `source`.
 
     Raises:
         EvalshimError: Nothing was run: bad configuration, no environment, ...
     """
-    return execute(spec_of(source, **keys))
+    return execute(spec_of(source, **keys), preflight=preflight)
 
 
 def check(source: Source | None = None, /, **keys: Any) -> Plan:

@@ -36,8 +36,8 @@ class ModelSpec:
         name: Label in results; unique in a run.
         model: Id at the endpoint, or `auto` for the only one served; without an endpoint
             the name that upstream knows the model by.
-        api_base: Root of the API, ending in `/v1` or the like, without `/chat/completions`;
-            None for a model that upstream runs itself.
+        api_base: Root of the API, ending in `/v1` or the like, without `/chat/completions`, and
+            its query if it needs one; None for a model that upstream runs itself.
         cls: Upstream's class, or the name of one of its configured models, to build it with.
         model_path: Weights of a local model, instead of those upstream would take.
         module: OpenCompass's configuration module of a model that it runs itself.
@@ -364,6 +364,12 @@ class Needed:
     @property
     def missing(self) -> bool:
         return bool(self.problem) or not (self.present or self.source)
+
+
+def chat_url(api_base: str) -> str:
+    """Where chats of an API go: the query of an address (Azure's `api-version`) stays behind."""
+    base, mark, query = api_base.partition("?")
+    return f"{base}/chat/completions{mark}{query}"
 
 
 def _digest(text: str) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from evalshim.spec import JudgeSpec, own
+from evalshim.spec import JudgeSpec, chat_url, own
 
 # The worker package as it is called inside an upstream environment.
 _PARTS = "evalshim_worker.opencompass_parts"
@@ -39,7 +39,7 @@ def vlmeval_variables(judge: JudgeSpec) -> dict[str, str]:
     """The variables by which build_judge (0.0.20) finds a judge of the user's."""
     if not judge.api_base:
         return {}
-    return {"OPENAI_API_BASE": f"{judge.api_base}/chat/completions", "LOCAL_LLM": judge.model}
+    return {"OPENAI_API_BASE": chat_url(judge.api_base), "LOCAL_LLM": judge.model}
 
 
 def opencompass_variables(judge: JudgeSpec) -> dict[str, str]:

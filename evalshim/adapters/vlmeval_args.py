@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evalshim.adapters import judge_env
-from evalshim.spec import Cell, ModelSpec, RunSpec, own, slug
+from evalshim.spec import Cell, ModelSpec, RunSpec, chat_url, own, slug
 
 # OpenAIWrapper.__init__ (0.0.20) takes these by name; what else it is given it sends
 # along in the body of each request.
@@ -37,7 +37,7 @@ def model_arguments(model: ModelSpec) -> dict[str, Any]:
         **further,
     }
     if model.api_base:
-        found["api_base"] = f"{model.api_base}/chat/completions"
+        found["api_base"] = chat_url(model.api_base)
     # A configuration of upstream's has the id of its model already.
     if model.cls in (None, "CustomAPIModel", "LMDeployAPI") or model.model != model.name:
         found["model"] = further.get("model", model.model)

@@ -8,6 +8,7 @@ matches exactly. A judge that dies later grades at random, or as wrong.
 import contextlib
 import copy
 import os
+from urllib.parse import urlsplit
 
 from . import channel, fan_out
 from .grading import Grading, JudgeError
@@ -25,6 +26,7 @@ def _watch(grading, model):
     generate, generate_inner = model.generate, model.generate_inner
 
     def inner(*args, **kwargs):
+        speak_to_azure(model)
         try:
             code, answer, response = generate_inner(*args, **kwargs)
         except Exception as error:
@@ -185,6 +187,14 @@ def without_stray_env():
     named = ", ".join(sorted(changed & {*before, *VARIABLES}))
     if named:
         channel.emit("notice", message=f"{path} is not heeded: it sets {named}")
+
+
+def speak_to_azure(model):
+    """Let OpenAIWrapper (0.0.20) send the key as Azure takes it, at an address that was given:
+    its own switch wants four variables instead."""
+    host = urlsplit(str(getattr(model, "api_base", ""))).hostname or ""
+    if host.endswith(".azure.com") and hasattr(model, "use_azure"):
+        model.use_azure = True
 
 
 def document(response):

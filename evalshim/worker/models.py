@@ -86,6 +86,7 @@ def build(cell, models, watch, **overrides):
         model.api_base = api_base
         if key and hasattr(model, "key"):
             model.key = key
+        judging.speak_to_azure(model)
     custom_data.send_as_written(model, cell["model"])
     _count_answers(model, watch)
     watch.model = model

@@ -9,6 +9,7 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlsplit
 
 from opencompass.models import OpenAISDK
 from opencompass.registry import TASKS
@@ -110,7 +111,15 @@ class EndpointModel(OpenAISDK):
         return answer
 
     def _create_fresh_client(self):
+        self._query = getattr(self, "_query", None) or self.openai_api_base.partition("?")[2]
+        self.openai_api_base = self.openai_api_base.partition("?")[0]
         client = super()._create_fresh_client()
+        host = urlsplit(self.openai_api_base).hostname or ""
+        client = client.with_options(
+            default_query=dict(parse_qsl(self._query)),
+            # Azure takes a key by this header alone.
+            default_headers={"api-key": client.api_key} if host.endswith(".azure.com") else {},
+        )
         create = self._create(client)
 
         def watched(**query):
