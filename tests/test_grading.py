@@ -94,17 +94,15 @@ def test_no_key_in_why_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     assert "bad key ***" in str(seen.error())
 
 
-@pytest.mark.parametrize(
-    ("judge", "may", "fallback"), [(JUDGE, False, True), (ALLOWED, True, True), (None, False, False)]
-)
-def test_upstream_grades_without_it_only_where_that_is_allowed(
-    judge: Any, may: bool, fallback: bool
-) -> None:
-    seen = Grading(judge)
-    assert (seen.may_do_without, seen.fallback) == (may, False)
+def test_upstream_grades_without_it_only_where_that_is_allowed() -> None:
+    graded = [Grading(judge) for judge in (JUDGE, ALLOWED, None)]
+    assert [seen.may_do_without for seen in graded] == [False, True, False]
+    assert [seen.fallback for seen in graded] == [False, False, False]
 
-    seen.without = True  # of a set that wants none that is no fallback
-    assert seen.fallback is fallback
+    for seen in graded:
+        seen.without = True
+    # Where no judge was asked for it is none.
+    assert [seen.fallback for seen in graded] == [True, True, False]
 
 
 def test_a_set_that_wants_a_judge_where_there_is_none_says_how_to_name_one() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evalshim import config, runs
+from evalshim.adapters import judge_env
 from evalshim.errors import ConfigError
 from evalshim.judge_entries import (
     JUDGE_KEYS,
@@ -36,7 +37,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _parsed(judge: Any = None, *datasets: Any) -> RunSpec:
-    raw = {"models": [{"name": "m", "api_base": "http://h/v1"}], "datasets": [*datasets] or ["gsm8k"]}
+    raw = {
+        "models": [{"name": "m", "api_base": "http://h/v1"}],
+        "datasets": [*datasets] or ["gsm8k"],
+    }
     return config.parse({**raw, **({"judge": judge} if judge else {})})
 
 
@@ -66,16 +70,11 @@ class TestEntry:
             ({"api_base": "http://j/v1"}, ("judge: no `model`", "api_base: http")),
             ({**AT, "nprocs": 3}, ("unknown key in judge: nprocs", "did you mean nproc?")),
             ({**AT, "nproc": 0}, ("judge.nproc: 0", "at least 1")),
-            ({**AT, "retry": 1.5}, ("judge.retry: 1.5", "a whole number")),
-            ({**AT, "timeout": "9"}, ("judge.timeout: '9'", "a number")),
             ({**AT, "fallback": "alow"}, ("judge.fallback: 'alow'", "did you mean allow?")),
-            ({**AT, "fallback": True}, ("judge.fallback: True", "one of error, allow")),
             ({**AT, "upstream": "x"}, ("judge.upstream: 'x'", "a mapping")),
             ({**AT, "key": "a", "key_env": "MY_KEY"}, ("both `key` and `key_env`",)),
             ({**AT, "key_env": "NO_KEY"}, ("judge.key_env: NO_KEY is not set", "export NO_KEY")),
-            ({**AT, "key": "a b\n"}, ("judge: the key has characters that no key has",)),
-            ({"model": "auto"}, ("judge: no `api_base`", "`auto` asks an endpoint")),
-            ("auto", ("judge: no `api_base`",)),
+            ("auto", ("judge: no `api_base`", "`auto` asks an endpoint")),
             ({"model": EXACT_MATCHING, "nproc": 3}, ("exact_matching, and nproc", "no model")),
             ({**AT, "model": EXACT_MATCHING}, ("exact_matching, and api_base",)),
         ],
@@ -87,27 +86,20 @@ class TestEntry:
         for part in parts:
             assert part in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("url", "base"),
-        [
-            ("http://j/v1", "http://j/v1"),
-            (" http://j/v1/ ", "http://j/v1"),
-            ("http://j/v1/chat/completions", "http://j/v1"),
-            ("http://j/v1/chat/completions/", "http://j/v1"),
-            ("https://j:8443/a/b/v1/chat/completions", "https://j:8443/a/b/v1"),
-            ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
-        ],
-    )
-    def test_has_one_address_however_it_is_written(self, url: str, base: str) -> None:
-        assert judge_entry({**AT, "api_base": url}, "judge").api_base == base
+    def test_has_one_address_however_it_is_written(self) -> None:
+        for base in ("http://[::1]:8000/v1", "https://j:8443/a/b/v1", "http://j"):
+            for end in ("", "/", "//", " ", "/chat/completions", "/chat/completions/"):
+                assert judge_entry({**AT, "api_base": f"{base}{end}"}, "judge").api_base == base
 
-    @pytest.mark.xfail(strict=True, reason="readers.api_base lets a query through")
-    @pytest.mark.parametrize("end", ["?api-version=1", "#part"])
-    def test_with_an_address_behind_which_no_path_can_stand_is_refused(self, end: str) -> None:
-        """Upstreams and the preflight put `/chat/completions` behind it, into the query."""
-        url = f"https://x.openai.azure.com/openai/deployments/d/chat/completions{end}"
-        with pytest.raises(ConfigError, match=r"judge\.api_base: "):
-            judge_entry({**AT, "api_base": url}, "judge")
+    def test_at_azure_keeps_the_query_of_its_address(self) -> None:
+        base = "https://x.openai.azure.com/openai/deployments/d"
+        query = "?api-version=2024-10-21"
+        for end in ("", "/", "/chat/completions", "/chat/completions/"):
+            judge = judge_entry({**AT, "api_base": f"{base}{end}{query}"}, "judge")
+            assert judge.api_base == f"{base}{query}"
+            assert judge_env.vlmeval_variables(judge)["OPENAI_API_BASE"] == (
+                f"{base}/chat/completions{query}"
+            )
 
 
 class TestOfADataset:
@@ -156,41 +148,39 @@ class TestOfADataset:
         assert [d.origin for d in read.datasets] == [d.origin for d in asked.datasets]
 
 
-@pytest.mark.parametrize("given", [EXACT_MATCHING, "gpt-4o", AT, {"model": "x", "retry": 2}, EVERY])
-def test_a_judge_is_read_again_as_it_was(given: Any) -> None:
-    judge = judge_entry(given, "judge")
-
-    assert plain_judge(judge) == given
-    assert judge_entry(plain_judge(judge), "judge") == judge
+def test_a_judge_is_read_again_as_it_was() -> None:
+    given: Any
+    for given in (EXACT_MATCHING, "gpt-4o", AT, {"model": "x", "retry": 2}, EVERY):
+        judge = judge_entry(given, "judge")
+        assert plain_judge(judge) == given
+        assert judge_entry(plain_judge(judge), "judge") == judge
 
 
 class TestArguments:
     """Flags over the judge of a configuration."""
 
-    @pytest.mark.parametrize(
-        ("judge", "flags", "found"),
-        [
-            (None, {}, None),
+    def test_go_before_it(self) -> None:
+        keyed, named = {**AT, "key": "sk-1"}, {**AT, "key_env": "MY_KEY"}
+        cases: list[tuple[Any, dict[str, Any], Any]] = [
             (None, {"model": "gpt-4o", "nproc": None}, {"model": "gpt-4o"}),
             ("gpt-4o", {"nproc": 3}, {"model": "gpt-4o", "nproc": 3}),
             (AT, {"model": "other"}, {**AT, "model": "other"}),
-            (AT, {"api_base": "http://k/v1"}, {**AT, "api_base": "http://k/v1"}),
             (AT, {"model": EXACT_MATCHING}, EXACT_MATCHING),
-            ({**AT, "key": "sk-1"}, {"key_env": "MY_KEY"}, {**AT, "key_env": "MY_KEY"}),
-            ({**AT, "key_env": "MY_KEY"}, {"key": "sk-1"}, {**AT, "key": "sk-1"}),
+            (keyed, {"key_env": "MY_KEY"}, named),
+            (named, {"key": "sk-1"}, keyed),
             (5, {"nproc": 3}, 5),
-        ],
-        ids=str,
-    )
-    def test_go_before_it(self, judge: Any, flags: dict[str, Any], found: Any) -> None:
-        assert with_arguments(judge, flags) == found
+        ]
 
-    @pytest.mark.parametrize("flags", [{"nproc": 3}, {"api_base": "http://j/v1"}], ids=str)
-    def test_of_a_model_make_none_of_exact_matching(self, flags: dict[str, Any]) -> None:
-        with pytest.raises(ConfigError, match="exact_matching, and "):
-            judge_entry(with_arguments(EXACT_MATCHING, flags), "judge")
-        with pytest.raises(ConfigError, match="exact_matching, and "):
-            judge_entry(with_arguments(AT, {"model": EXACT_MATCHING, **flags}), "judge")
+        for judge, flags, found in cases:
+            assert with_arguments(judge, flags) == found
+
+    def test_of_a_model_make_none_of_exact_matching(self) -> None:
+        flags: dict[str, Any]
+        for flags in ({"nproc": 3}, {"api_base": "http://j/v1"}):
+            with pytest.raises(ConfigError, match="exact_matching, and "):
+                judge_entry(with_arguments(EXACT_MATCHING, flags), "judge")
+            with pytest.raises(ConfigError, match="exact_matching, and "):
+                judge_entry(with_arguments(AT, {"model": EXACT_MATCHING, **flags}), "judge")
 
     def test_reach_the_run(self) -> None:
         flags = {"nproc": "3", "retry": "2", "timeout": "9.5", "fallback": "allow"}
@@ -242,11 +232,13 @@ class TestEnvironment:
         assert _parsed().judge == JudgeSpec(**AT, key=SECRET)
         assert _parsed("gpt-4o").judge == JudgeSpec("gpt-4o")
 
-    @pytest.mark.parametrize("name", ["OPENAI_API_BASE", "LOCAL_LLM"])
-    def test_names_none_by_half(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(name, "http://j/v1")
+    def test_names_none_by_half(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+        monkeypatch.setenv("OPENAI_API_BASE", "http://j/v1")
+        assert judge_of_environment() is None
 
+        monkeypatch.setenv("OPENAI_API_BASE", "")
+        monkeypatch.setenv("LOCAL_LLM", "qwen")
         assert judge_of_environment() is None
 
     def test_goes_before_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,13 +248,10 @@ class TestEnvironment:
         assert judge_of_environment() == JudgeSpec(**AT, key="EMPTY")
 
     @pytest.mark.xfail(strict=True, reason="the key of the environment is not checked")
-    @pytest.mark.parametrize("key", [" ", "sk-1\r", "sk 1"])
-    def test_with_a_key_that_is_none_says_so(
-        self, key: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_with_a_key_that_is_none_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_BASE", AT["api_base"])
         monkeypatch.setenv("LOCAL_LLM", AT["model"])
-        monkeypatch.setenv("OPENAI_API_KEY", key)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-1\r")  # of a `.env` with CRLF, exported
 
         with pytest.raises(ConfigError) as caught:
             judge_of_environment()
@@ -275,13 +264,10 @@ class TestEvalScope:
         given = {"model": [model], "data": ["demo_shapes"], **inner}
         return runs.spec_of({"eval_backend": "VLMEvalKit", "eval_config": given}).judge
 
-    @pytest.mark.parametrize(
-        "base", ["http://j/v1", "http://j/v1/", "http://j/v1/chat/completions"]
-    )
-    def test_by_variables(self, base: str) -> None:
-        judge = self._judge(OPENAI_API_KEY=SECRET, OPENAI_API_BASE=base, LOCAL_LLM="qwen")
-
-        assert judge == JudgeSpec(**AT, key=SECRET)
+    def test_by_variables(self) -> None:
+        for base in ("http://j/v1", "http://j/v1/", "http://j/v1/chat/completions"):
+            judge = self._judge(OPENAI_API_KEY=SECRET, OPENAI_API_BASE=base, LOCAL_LLM="qwen")
+            assert judge == JudgeSpec(**AT, key=SECRET)
 
     def test_by_arguments(self) -> None:
         judge = self._judge(
@@ -293,15 +279,22 @@ class TestEvalScope:
             **AT, key=SECRET, nproc=3, retry=2, timeout=9, upstream={"max_tokens": 8}
         )
 
+    @pytest.mark.xfail(strict=True, reason="dialects.judge drops the address, and keeps the key")
+    def test_by_name_at_the_address_of_the_variables(self) -> None:
+        """Without the address the key would go to OpenAI."""
+        judge = self._judge(judge="gpt-4o", OPENAI_API_KEY=SECRET, OPENAI_API_BASE="http://j/v1")
+
+        assert judge == JudgeSpec("gpt-4o", "http://j/v1", key=SECRET)
+
     def test_a_broken_argument_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="judge_args"):
             self._judge(judge="qwen", judge_args="{max_tokens: 8}")
 
     @pytest.mark.xfail(strict=True, reason="dialects.judge drops them in silence")
-    @pytest.mark.parametrize("named", [None, EXACT_MATCHING])
-    def test_arguments_of_no_judge_are_refused(self, named: str | None) -> None:
-        with pytest.raises(ConfigError, match="judge"):
-            self._judge(judge=named, judge_args={"max_tokens": 8}, judge_api_nproc=3)
+    def test_arguments_of_no_judge_are_refused(self) -> None:
+        for named in (None, EXACT_MATCHING):
+            with pytest.raises(ConfigError, match="judge"):
+                self._judge(judge=named, judge_args={"max_tokens": 8}, judge_api_nproc=3)
 
     @pytest.mark.xfail(strict=True, reason="dialects.judge drops them in silence")
     def test_arguments_of_the_judge_of_the_environment_are_its(

@@ -40,17 +40,12 @@ def test_vlmevalkit_takes_arguments_and_variables(
     assert judge_env.vlmeval_variables(judge) == variables
 
 
-@pytest.mark.parametrize(
-    ("judge", "variables"),
-    [
-        (NONE, {}),
-        (NAMED, {"OC_JUDGE_MODEL": "gpt-4o"}),
-        (FULL, {"OC_JUDGE_MODEL": "qwen", "OC_JUDGE_API_BASE": "http://j/v1"}),
-    ],
-    ids=["none", "named", "full"],
-)
-def test_opencompass_takes_variables(judge: JudgeSpec, variables: dict[str, str]) -> None:
-    assert judge_env.opencompass_variables(judge) == variables
+def test_opencompass_takes_variables() -> None:
+    assert [judge_env.opencompass_variables(judge) for judge in (NONE, NAMED, FULL)] == [
+        {},
+        {"OC_JUDGE_MODEL": "gpt-4o"},
+        {"OC_JUDGE_MODEL": "qwen", "OC_JUDGE_API_BASE": "http://j/v1"},
+    ]
 
 
 def test_opencompass_takes_a_configuration() -> None:
@@ -100,18 +95,17 @@ def test_a_worker_is_told_who_grades_and_what_if_not(backend: str) -> None:
     assert judge_env.worker_judge(NONE, backend, 32) is None
 
 
-@pytest.mark.parametrize("backend", ["vlmeval", "opencompass"])
-@pytest.mark.parametrize("judge", [NAMED, FULL], ids=["named", "full"])
-def test_no_key_in_what_a_worker_is_told(judge: JudgeSpec, backend: str) -> None:
-    told = [judge_env.worker_judge(judge, backend, 32), judge_env.vlmeval_arguments(judge)]
+def test_no_key_in_what_a_worker_is_told() -> None:
+    backends = ("vlmeval", "opencompass")
+    told = [judge_env.worker_judge(j, backend, 32) for j in (NAMED, FULL) for backend in backends]
 
-    assert "canary" not in json.dumps(told)
+    assert "canary" not in json.dumps([told, judge_env.vlmeval_arguments(FULL)])
 
 
 def test_judges_do_not_share_the_variable_of_a_key() -> None:
     judges = (
         NAMED, FULL, JudgeSpec("qwen", "http://k/v1"), JudgeSpec("qwen2", "http://j/v1"),
-        JudgeSpec("qwen", "http://j/v1", key_env="A"), JudgeSpec("qwen", "http://j/v1", key_env="B"),
+        *(JudgeSpec("qwen", "http://j/v1", key_env=name) for name in "AB"),
     )  # fmt: skip
 
     assert len({judge.key_variable for judge in judges}) == len(judges)

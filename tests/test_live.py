@@ -21,11 +21,11 @@ CELL = Cell("m__d", MODEL, DATASET)
         (0, 40, 0, 0, 0), (0, 40, 1, 0, 1), (1, 40, 1, 0, 0), (1, 40, 2, 0, 1),
         (0.1, 40, 4, 0, 0), (0.1, 40, 5, 0, 1),
         # What the judge did not grade is as good as unanswered.
-        (0, 40, 0, 1, 1), (1, 40, 1, 1, 1), (0.1, 40, 2, 2, 0), (0, 40, 0, None, 0),
+        (0, 40, 0, 1, 1), (1, 40, 1, 1, 1), (0.1, 40, 2, 2, 0),
     ],
 )  # fmt: skip
 def test_unanswered_samples_are_held_against_the_whole_cell(
-    tmp_path: Path, fail_on: float, n: int, n_failed: int, ungraded: int | None, code: int
+    tmp_path: Path, fail_on: float, n: int, n_failed: int, ungraded: int, code: int
 ) -> None:
     (tmp_path / "run").mkdir()
     spec = RunSpec((MODEL,), (DATASET,), fail_on=fail_on)

@@ -242,7 +242,6 @@ JUDGE = JudgeSpec("qwen", "http://j/v1")
 @pytest.mark.parametrize(
     ("judge", "finished", "scorer", "ungraded"),
     [
-        (None, {}, "rule:accuracy", 0),
         (JUDGE, {}, "rule:accuracy", 0),
         (JUDGE, {"judge_built": True, "judge_failed": 0}, "qwen", 2),
         (JUDGE, {"judge_built": True, "judge_failed": 3}, "qwen", 3),
@@ -306,16 +305,18 @@ def test_why_a_sample_has_no_answer_and_how_the_others_ended(run: Callable[[str]
     assert (outcome.sent, outcome.reported["model"]) == ({"temperature": 0}, "served-id")
 
 
-@pytest.mark.parametrize("mode", ["all", "infer"])
 def test_no_answer_at_all_fails_the_cell_and_says_the_last_reason(
-    run: Callable[[str], Run], mode: str
+    run: Callable[[str], Run],
 ) -> None:
     sets = run("sets")
     sets.write("predictions", "demo_arc", {"0": {"prediction": ""}, "1": {"prediction": ""}})
 
-    outcome = sets.read("demo_arc", mode, only=["demo_arc"], last_error="HTTP 404: no such model")
-    assert (outcome.status, outcome.metrics, outcome.n_failed) == ("failed", (), 2)
-    assert outcome.error == "no answer from http://h/v1 to any of 2 samples (HTTP 404: no such model)"
+    for mode in ("all", "infer"):
+        outcome = sets.read("demo_arc", mode, only=["demo_arc"], last_error="HTTP 404: no model")
+        assert (outcome.status, outcome.metrics, outcome.n_failed) == ("failed", (), 2)
+        assert outcome.error == (
+            "no answer from http://h/v1 to any of 2 samples (HTTP 404: no model)"
+        )
 
 
 @pytest.mark.parametrize("kind", ["results", "predictions"])

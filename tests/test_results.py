@@ -285,14 +285,14 @@ class TestRender:
     def result(self, tmp_path: Path, row: Row, failed: Row) -> RunResult:
         return RunResult(tmp_path, {"run_id": "r", "exit_code": 1}, (row, failed))
 
-    @pytest.mark.parametrize("form", ["table", "md"])
-    def test_notes_of_cells_and_of_the_run(self, result: RunResult, form: str) -> None:
+    def test_notes_of_cells_and_of_the_run(self, result: RunResult) -> None:
         cell = {"model": "m", "dataset": "pets", "notes": ["1 of 4 answers were cut"]}
         header = {**result.header, "cells": {"m__pets": cell}, "notices": [".env is not heeded"]}
         noted = replace(result, header=header)
 
         assert noted.notes == ["m x pets: 1 of 4 answers were cut", ".env is not heeded"]
-        assert results.render(noted, form).splitlines()[-2:] == noted.notes
+        for form in ("table", "md"):
+            assert results.render(noted, form).splitlines()[-2:] == noted.notes
         assert result.notes == []  # of a run of an earlier version
 
     def test_csv(self, result: RunResult) -> None:

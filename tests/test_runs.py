@@ -175,7 +175,7 @@ def test_an_endpoint_that_does_not_say_what_it_serves(
     cell = Cell("m__d", model, dataset)
     spec = RunSpec((model,), (dataset,), work_dir=tmp_path)
     looked = readiness.look(plans.Plan(spec, (cell,), {}, {cell.id: ()}, {}), endpoints=False)
-    with pytest.raises(SetupError, match="^model m at ") as refused:
+    with pytest.raises(SetupError, match=r"^model m at ") as refused:
         looked.require()
 
     server.shutdown()
