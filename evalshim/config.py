@@ -23,7 +23,12 @@ from evalshim.dataset_entries import (
 )
 from evalshim.dialects import Words
 from evalshim.errors import ConfigError, did_you_mean
-from evalshim.judge_entries import judge_entry, judge_of_environment, plain_judge
+from evalshim.judge_entries import (
+    judge_entry,
+    judge_of_environment,
+    over_environment,
+    plain_judge,
+)
 from evalshim.model_entries import NO_MODELS, model_entry, plain_model
 from evalshim.reading import Reading, data_path, listed
 from evalshim.spec import BackendName, JudgeSpec, Mode, RunSpec, own, slug
@@ -145,6 +150,8 @@ def parse(
     words = words or {}
     readers.no_unknown(raw, RUN_KEYS, "the configuration")
     given = {"work_dir": "outputs", **raw}
+    if "judge" in raw:
+        given["judge"] = over_environment(raw["judge"])
     known = {
         key: read(given[key], words.get(key, key))
         for key, read in RUN_KEYS.items()

@@ -321,10 +321,11 @@ def judge(config: dict[str, Any]) -> Any:
     given = judge_arguments(config)
     url, secret = given.pop("api_base", None), given.pop("key", None)
     if named == "exact_matching" or not (named or model or url):
-        return named
+        # What says more of no judge is refused, or for the judge of the environment.
+        return _no_none({"model": named, **given}) if given else named
     found = {
         "model": model or named,  # LOCAL_LLM goes before whatever upstream wanted
-        "api_base": url or (base if model else None),
+        "api_base": url or base,
         "key": secret or (key if model or base else None),
         **given,
     }

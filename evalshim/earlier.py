@@ -14,7 +14,7 @@ import yaml
 from evalshim import config, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError
-from evalshim.spec import Cell, RunSpec
+from evalshim.spec import AUTO, Cell, RunSpec
 
 # Of a model, what changes no answer: an earlier run may have had it otherwise.
 _NO_IDENTITY = ("api_base", "key_env", "concurrency", "retry", "timeout")
@@ -33,10 +33,13 @@ def find(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
         folders = [p.parent for p in found if not p.parent.is_symlink()]
         runs = results.newest_first(folders)
     earlier: dict[str, Path] = {}
-    asked = [(run, _identities(run)) for run in runs]
+    # `auto` is resolved where a model is asked; scores alone are of whatever was served.
+    some = {cell.model.model == AUTO for cell in cells}
+    asked = {any_id: [(run, _identities(run, any_id)) for run in runs] for any_id in some}
     for cell in cells:
-        wanted = _identity(_plain(cell, spec), config_sha256(spec))
-        for run, identities in asked:
+        any_id = cell.model.model == AUTO
+        wanted = _identity(_plain(cell, spec), config_sha256(spec), any_id)
+        for run, identities in asked[any_id]:
             place = BACKENDS[cell.dataset.backend].earlier(cell, spec, run)
             if place and wanted in identities:
                 earlier[cell.id] = place
@@ -61,11 +64,14 @@ def _plain(cell: Cell, spec: RunSpec) -> dict[str, Any]:
     return config.plain(replace(spec, models=(cell.model,), datasets=(cell.dataset,)))
 
 
-def _identity(raw: Mapping[str, Any], config_sha256: str | None = None) -> str:
+def _identity(
+    raw: Mapping[str, Any], config_sha256: str | None = None, any_id: bool = False
+) -> str:
     """What makes two cells the same work, as text."""
     if "config" in raw:
         return f"{raw['config']} {config_sha256}"
-    model = {k: v for k, v in raw["models"][0].items() if k not in _NO_IDENTITY}
+    left_out = (*_NO_IDENTITY, "model") if any_id else _NO_IDENTITY
+    model = {k: v for k, v in raw["models"][0].items() if k not in left_out}
     dataset = raw["datasets"][0]
     if isinstance(dataset, dict) and "judge" in dataset:  # who grades changes no answer
         dataset = {k: v for k, v in dataset.items() if k != "judge"}
@@ -80,14 +86,14 @@ def config_sha256(spec: RunSpec) -> str | None:
     return hashlib.sha256(spec.config.read_bytes()).hexdigest() if spec.config else None
 
 
-def _identities(run: Path) -> set[str]:
+def _identities(run: Path, any_id: bool = False) -> set[str]:
     try:
         raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         if "config" in raw:
             header = json.loads((run / "run.json").read_text(encoding="utf-8"))
             return {_identity(raw, header["config_sha256"])}
         return {
-            _identity({**raw, "models": [m], "datasets": [d]})
+            _identity({**raw, "models": [m], "datasets": [d]}, any_id=any_id)
             for m in raw["models"]
             for d in raw["datasets"]
         }

@@ -42,6 +42,7 @@ class Health:
     Attributes:
         distribution: The package that carries the upstream's import name.
         seconds: What the import took.
+        commit: Of the repository that it was installed from, or of its checkout.
     """
 
     distribution: str
@@ -49,6 +50,7 @@ class Health:
     python_version: str
     torch: str | None
     seconds: float
+    commit: str | None = None
 
 
 @dataclass(frozen=True)

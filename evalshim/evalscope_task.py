@@ -187,10 +187,8 @@ def _judge(raw: Mapping[str, Any], found: dict[str, Any]) -> None:
     judge = {"model": arguments["model_id"], "api_base": arguments.get("api_url")}
     # These go to the judge's class; ShortQA sets the temperature itself.
     settings = _generation(arguments.get("generation_config"), "judge_model_args.generation_config")
-    judge |= {
-        "nproc": raw.get("judge_worker_num"),
-        "upstream": {**settings, **settings.pop("extra_body", {})},
-    }
+    body = settings.pop("extra_body", {})
+    judge |= {"nproc": raw.get("judge_worker_num"), "upstream": {**settings, **body}}
     found["judge"] = {
         **{key: value for key, value in judge.items() if value},
         **_key(arguments.get("api_key")),

@@ -66,8 +66,22 @@ def judge_of_environment() -> JudgeSpec | None:
     key, base, model = (given.get(name) for name in VARIABLES)
     if not (base and model):
         return None
-    where = "OPENAI_API_BASE"
-    return JudgeSpec(model, readers.api_base(base, where), key=readers.text(key or "EMPTY", where))
+    key = key or "EMPTY"
+    check_key({"key": key}, "OPENAI_API_KEY")
+    return JudgeSpec(model, readers.api_base(base, "OPENAI_API_BASE"), key=key)
+
+
+def over_environment(judge: Any) -> Any:
+    """`judge` of a configuration; without a model, that of the environment with these keys."""
+    if not isinstance(judge, dict) or {"model", "api_base"} & judge.keys():
+        return judge
+    found = judge_of_environment()
+    if not found:
+        return judge
+    named = {"model": found.model, "api_base": found.api_base}
+    if not {"key", "key_env"} & judge.keys():
+        named["key"] = found.key
+    return {**named, **judge}
 
 
 def with_arguments(judge: Any, arguments: Mapping[str, Any]) -> Any:

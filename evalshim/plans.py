@@ -311,6 +311,8 @@ def text(planned: Plan) -> str:
         lines.append(f"  scorer     {record['scorer']}; judge: {record['judge']}")
         for need in record["files"]:
             lines.append(f"  data       {need['path']}: {_state(need)}")
+            if need["cure"] and not need["present"]:
+                lines.append(f"             mend: {need['cure']}")
         if record["earlier"]:
             lines.append(f"  goes on    {record['earlier']}")
         shown = record["arguments"]

@@ -309,11 +309,13 @@ class _Asking:
         return SetupError("", why, "mend `api_base`: is that an OpenAI-compatible endpoint?")
 
     def _lives_in_v1(self) -> bool:
-        base = self.target.api_base.rstrip("/")
-        if base.endswith("/v1"):
+        base, mark, query = self.target.api_base.partition("?")
+        if base.rstrip("/").endswith("/v1"):
             return False
         try:
-            with endpoints.client(f"{base}/v1", self.target.key, self.limits) as client:
+            with endpoints.client(
+                f"{base}/v1{mark}{query}", self.target.key, self.limits
+            ) as client:
                 return _ids(endpoints.models(client, self.limits)) is not None
         except NoReply:
             return False

@@ -164,6 +164,12 @@ def api_base(value: Any, where: str) -> str:
         raise ConfigError(
             f"{where}: a name or password in the URL", "URLs end up in logs", "use `key_env`"
         )
+    if "#" in value or not re.fullmatch(r"(api-version=[\w.-]+)?", query):
+        raise ConfigError(
+            f"{where}: {base}{mark}...",
+            "the only query that an address may have is Azure's api-version",
+            "a key goes into `key_env`, other members of a request into `extra_body`",
+        )
     try:
         host = urlsplit(base).hostname if urlsplit(base).port != 0 else None
     except ValueError as error:

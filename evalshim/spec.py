@@ -118,7 +118,9 @@ class JudgeSpec:
     @property
     def key_variable(self) -> str:
         """The variable in which a worker finds the key."""
-        return f"EVALSHIM_JUDGE_KEY_{_digest(f'{self.api_base} {self.model} {self.key_env}')}"
+        # Python salts the hash of a text: nothing is told of the key.
+        told = (self.api_base, self.model, self.key_env, hash(self.key))
+        return f"EVALSHIM_JUDGE_KEY_{_digest(repr(told))}"
 
 
 @dataclass(frozen=True)

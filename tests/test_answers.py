@@ -83,7 +83,6 @@ def test_what_is_no_sample_has_no_error() -> None:
     assert (seen.errors, seen.finish, seen.last_error) == ({}, {}, "HTTP 500: x")
 
 
-@pytest.mark.xfail(strict=True, reason="Answers.note forgets the error at a later call")
 def test_a_later_call_says_nothing_of_a_samples_answer() -> None:
     seen = Answers(None, 1)
     seen.note(seen.begin(["a"], 64), 0, "", _said("HTTP 500: x"))
@@ -101,7 +100,6 @@ def test_an_answer_that_the_model_did_not_end_itself_is_noted() -> None:
     assert seen.finish == {0: "length"}
 
 
-@pytest.mark.xfail(strict=True, reason="Answers.note keeps the finish of an earlier try")
 def test_an_answer_that_was_cut_at_the_first_try_alone_is_not_noted() -> None:
     seen = Answers(None, 1)
     call = seen.begin(["a"], 64)

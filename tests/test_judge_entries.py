@@ -207,7 +207,6 @@ class TestArguments:
             **AT, key=SECRET, nproc=3, retry=2, timeout=9, upstream={"max_tokens": 8}
         )
 
-    @pytest.mark.xfail(strict=True, reason="flags hide the judge of the environment")
     def test_go_before_the_judge_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """VLMEvalKit's own way: LOCAL_LLM in `.env`, and --judge-api-nproc."""
         monkeypatch.setenv("OPENAI_API_BASE", AT["api_base"])
@@ -247,7 +246,6 @@ class TestEnvironment:
 
         assert judge_of_environment() == JudgeSpec(**AT, key="EMPTY")
 
-    @pytest.mark.xfail(strict=True, reason="the key of the environment is not checked")
     def test_with_a_key_that_is_none_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_BASE", AT["api_base"])
         monkeypatch.setenv("LOCAL_LLM", AT["model"])
@@ -279,7 +277,6 @@ class TestEvalScope:
             **AT, key=SECRET, nproc=3, retry=2, timeout=9, upstream={"max_tokens": 8}
         )
 
-    @pytest.mark.xfail(strict=True, reason="dialects.judge drops the address, and keeps the key")
     def test_by_name_at_the_address_of_the_variables(self) -> None:
         """Without the address the key would go to OpenAI."""
         judge = self._judge(judge="gpt-4o", OPENAI_API_KEY=SECRET, OPENAI_API_BASE="http://j/v1")
@@ -290,13 +287,11 @@ class TestEvalScope:
         with pytest.raises(ConfigError, match="judge_args"):
             self._judge(judge="qwen", judge_args="{max_tokens: 8}")
 
-    @pytest.mark.xfail(strict=True, reason="dialects.judge drops them in silence")
     def test_arguments_of_no_judge_are_refused(self) -> None:
         for named in (None, EXACT_MATCHING):
             with pytest.raises(ConfigError, match="judge"):
                 self._judge(judge=named, judge_args={"max_tokens": 8}, judge_api_nproc=3)
 
-    @pytest.mark.xfail(strict=True, reason="dialects.judge drops them in silence")
     def test_arguments_of_the_judge_of_the_environment_are_its(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -305,7 +300,6 @@ class TestEvalScope:
 
         assert self._judge(judge_api_nproc=3) == JudgeSpec(**AT, key="EMPTY", nproc=3)
 
-    @pytest.mark.xfail(strict=True, reason="evalscope_task._judge keeps `extra_body` beside it")
     def test_settings_of_a_task_are_arguments_of_the_judges_class(self) -> None:
         Path("vqa").mkdir()
         record = {"messages": [{"role": "user", "content": "What?"}], "answer": "Dog"}

@@ -111,7 +111,6 @@ def test_judges_do_not_share_the_variable_of_a_key() -> None:
     assert len({judge.key_variable for judge in judges}) == len(judges)
 
 
-@pytest.mark.xfail(strict=True, reason="JudgeSpec.key_variable leaves the key out")
 def test_nor_do_two_that_differ_in_their_keys_alone() -> None:
     first, second = (JudgeSpec("qwen", "http://j/v1", key=key) for key in ("sk-1", "sk-2"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from evalshim import config, envs, plans, preflight, readiness
 from evalshim.demo.endpoint import MODEL_ID, Endpoint
-from evalshim.errors import ConfigError, SetupError
+from evalshim.errors import SetupError
 from evalshim.plans import Plan
 from evalshim.preflight import Finding, Target
 
@@ -239,7 +239,6 @@ class TestAuto:
         shown = str(looked)
         assert f"ok    model m at {endpoint.url}: serves {MODEL_ID}, takes pictures" in shown
 
-    @pytest.mark.xfail(strict=True, raises=ConfigError, reason="mode eval resolves no `auto`")
     def test_finds_its_earlier_answers_again(self, planned: Planned, asked: Asked) -> None:
         """What was predicted stands under the id that was served."""
         asked.found = {"model m": Finding("model m", model="served-id")}

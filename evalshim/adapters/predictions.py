@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,18 @@ def find(cell: Cell, spec: RunSpec) -> list[Path]:
     sets = dict.fromkeys((cell.dataset.name, cell.dataset.target, slug(cell.dataset.name)))
     stems = [f"{m}_{d}" for m in models for d in sets if d]
     files = sorted(p for p in place.rglob("*") if p.is_file() and p.suffix in SUFFIXES)
-    for stem in stems:
-        if found := [p for p in files if p.stem == stem]:
-            return found[:1]
     own = [p for p in files if p.parent.name in models]
-    if cell.dataset.backend == "opencompass" and (mine := own or files):
-        return mine
-    if found := [p for p in files if p.stem in sets]:
-        return found[:1]
+    # A run of OpenCompass's has its results under the names of its predictions.
+    own = [p for p in own if p.parent.parent.name == "predictions"] or own
+    # A file that names no model is that of the only one.
+    mine = own or (files if len(spec.models) == 1 else [])
+    if found := next(filter(None, ([p for p in files if p.stem == stem] for stem in stems)), None):
+        return [_only(found, cell)]
+    if cell.dataset.backend == "opencompass" and mine:
+        subsets = dict.fromkeys(p.stem for p in mine)
+        return [_only([p for p in mine if p.stem == subset], cell) for subset in subsets]
+    if found := [p for p in mine if p.stem in sets]:
+        return [_only(found, cell)]
     raise ConfigError(
         f"no predictions of {cell.model.name} for {cell.dataset.name} in {place}",
         f"looked for {', '.join(stems[:4])} and {cell.dataset.name}, as {', '.join(SUFFIXES)}",
@@ -66,8 +71,10 @@ def read(path: Path) -> dict[str, Any]:
             index = _index(record["index"])
             if index in found:
                 raise _no_predictions(path, f"index {index} comes twice")
+            if record["prediction"] is None:
+                raise _no_predictions(path, f"record {position} has none: null")
             found[index] = record["prediction"]
-    except (OSError, ValueError, csv.Error, KeyError) as error:
+    except (OSError, ValueError, csv.Error, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(f"cannot read {path}", str(error)) from error
     if not found:
         raise _no_predictions(path, "it is empty")
@@ -78,8 +85,8 @@ def place(cells: Sequence[Cell], spec: RunSpec, folder: Path) -> dict[str, dict[
     """Write the predictions of each cell as the worker reads them: `[index, prediction]` a line.
 
     Returns:
-        By cell, the paths by the name of the file they come from. Nothing where no predictions
-        were given.
+        By cell, the paths by the name of the file they come from; without one, that of a file
+        that is surely the cell's. Nothing where no predictions were given.
     """
     placed: dict[str, dict[str, str]] = {}
     for cell in cells if spec.predictions else ():
@@ -89,7 +96,26 @@ def place(cells: Sequence[Cell], spec: RunSpec, folder: Path) -> dict[str, dict[
             with path.open("w", encoding="utf-8") as out:
                 out.writelines(json.dumps(item) + "\n" for item in read(source).items())
             placed.setdefault(cell.id, {})[source.stem] = str(path)
+            if spec.predictions == source or _names(cell, source.stem):
+                placed[cell.id][""] = str(path)
     return placed
+
+
+def _only(files: Sequence[Path], cell: Cell) -> Path:
+    if len({path.resolve() for path in files}) > 1:
+        raise ConfigError(
+            f"several files have predictions of {cell.model.name} for {cell.dataset.name}",
+            "\n".join(map(str, files[:10])),
+            "name the file: --predictions FILE",
+        )
+    return files[0]
+
+
+def _names(cell: Cell, stem: str) -> bool:
+    """Whether a file of this name can be for no other dataset."""
+    sets = (cell.dataset.name, cell.dataset.target, slug(cell.dataset.name))
+    models = (cell.model.name, slug(cell.model.name), cell.model.model)
+    return stem in (*sets, *(f"{m}_{d}" for m in models for d in sets))
 
 
 def check(cells: Sequence[Cell], spec: RunSpec) -> None:
@@ -111,7 +137,11 @@ def _records(path: Path) -> Iterator[Any]:
     if path.suffix in (".tsv", ".csv"):
         csv.field_size_limit(2**31 - 1)  # a row may carry its picture
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            for row in rows:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {rows.line_num}: not as many fields as columns")
+                yield row
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8-sig") as file:
             yield from (json.loads(line) for line in file if line.strip())
@@ -130,8 +160,10 @@ def _of_json(raw: Any) -> Iterator[Any]:
     if isinstance(raw, Mapping):
         for index, record in raw.items():
             yield {"index": index, **record} if isinstance(record, Mapping) else record
-    else:
+    elif isinstance(raw, list):
         yield from raw
+    else:
+        raise ValueError(f"a {type(raw).__name__}, not records")
 
 
 def _index(value: Any) -> str:

@@ -64,13 +64,15 @@ class Answers:
         with self._lock:
             again = (number, position) in self._open
             self._open.add((number, position))
-            self.errors.pop(position, None)
             if not answer:
                 self.last_error = channel.redact(said.error)[:300]
-            if not answer and are_samples:
-                self.errors[position] = self.last_error
-            if said.finish not in ("", "stop") and are_samples:
-                self.finish[position] = said.finish
+            if are_samples:
+                self.errors.pop(position, None)
+                self.finish.pop(position, None)
+                if not answer:
+                    self.errors[position] = self.last_error
+                if said.finish not in ("", "stop"):
+                    self.finish[position] = said.finish
         if not again:
             self._tick(1)
 

@@ -223,7 +223,7 @@ def _from_elsewhere(job, parts):
     for cell in job["cells"]:
         own, given = parts[cell["dataset"]]["datasets"], cell.get("predictions")
         for abbr in own if given else ():
-            path = given.get(abbr) or (next(iter(given.values())) if len(own) == 1 else None)
+            path = given.get(abbr) or (given.get("") if len(own) == 1 else None)
             if path is None:
                 raise ValueError(f"no predictions of {cell['model']} for {abbr}")
             place = os.path.join(
