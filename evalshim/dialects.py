@@ -321,7 +321,7 @@ def judge(config: dict[str, Any]) -> Any:
     given = judge_arguments(config)
     url, secret = given.pop("api_base", None), given.pop("key", None)
     if named == "exact_matching" or not (named or model or url):
-        # What says more of no judge is refused, or for the judge of the environment.
+        # What says more of no judge is for that of the environment, if there is one.
         return _no_none({"model": named, **given}) if given else named
     found = {
         "model": model or named,  # LOCAL_LLM goes before whatever upstream wanted

@@ -43,9 +43,10 @@ def judge_entry(value: Any, where: str) -> JudgeSpec:
     values = {k: read(value[k], f"{where}.{k}") for k, read in JUDGE_KEYS.items() if k in value}
     if "model" not in values:
         raise ConfigError(f"{where}: no `model`", "the judge's id at its endpoint", _EXAMPLE)
-    if values["model"] == EXACT_MATCHING and len(values) > 1:
+    where_it_is = {"api_base", "key", "key_env"} & values.keys()
+    if values["model"] == EXACT_MATCHING and where_it_is:
         raise ConfigError(
-            f"{where}: exact_matching, and {next(k for k in values if k != 'model')}",
+            f"{where}: exact_matching, and {min(where_it_is)}",
             "that is no model: nothing is asked",
             "name a model, or say `judge: exact_matching` alone",
         )
@@ -73,15 +74,12 @@ def judge_of_environment() -> JudgeSpec | None:
 
 def over_environment(judge: Any) -> Any:
     """`judge` of a configuration; without a model, that of the environment with these keys."""
-    if not isinstance(judge, dict) or {"model", "api_base"} & judge.keys():
+    if not isinstance(judge, dict) or {"model", "api_base", "key", "key_env"} & judge.keys():
         return judge
     found = judge_of_environment()
     if not found:
-        return judge
-    named = {"model": found.model, "api_base": found.api_base}
-    if not {"key", "key_env"} & judge.keys():
-        named["key"] = found.key
-    return {**named, **judge}
+        return {"model": EXACT_MATCHING, **judge}
+    return {"model": found.model, "api_base": found.api_base, "key": found.key, **judge}
 
 
 def with_arguments(judge: Any, arguments: Mapping[str, Any]) -> Any:

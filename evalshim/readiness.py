@@ -13,7 +13,7 @@ from evalshim.endpoints import key_of
 from evalshim.errors import SetupError
 from evalshim.plans import Plan
 from evalshim.preflight import Finding, Target
-from evalshim.spec import AUTO, Cell, DatasetSpec, JudgeSpec, ModelSpec
+from evalshim.spec import AUTO, Cell, DatasetSpec, JudgeSpec, ModelSpec, own
 
 # Classes of VLMEvalKit's that speak OpenAI's protocol.
 OPENAI_CLASSES = (None, "CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
@@ -105,13 +105,21 @@ def _models(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:
                 who=f"model {model.name}",
                 api_base=model.api_base,
                 key=key_of(model),
-                model=model.model,
+                model=_id(model),
                 key_from=model.key_env or "",
                 pictures=any(dataset.name in planned.pictures for dataset in sets),
                 is_chat=model.is_chat,
-                openai=model.cls in OPENAI_CLASSES,
+                # Of a model that upstream has configured, it knows the id.
+                openai=model.cls in OPENAI_CLASSES and bool(_id(model)),
             )
     return found
+
+
+def _id(model: ModelSpec) -> str:
+    """The id of a model at its endpoint, as vlmeval_args.model_arguments gives it."""
+    given = str(own(model.upstream, "vlmeval").get("model", ""))
+    named = model.cls in (None, "CustomAPIModel", "LMDeployAPI") or model.model != model.name
+    return given or (model.model if named else "")
 
 
 def _judges(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:

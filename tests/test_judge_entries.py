@@ -75,7 +75,6 @@ class TestEntry:
             ({**AT, "key": "a", "key_env": "MY_KEY"}, ("both `key` and `key_env`",)),
             ({**AT, "key_env": "NO_KEY"}, ("judge.key_env: NO_KEY is not set", "export NO_KEY")),
             ("auto", ("judge: no `api_base`", "`auto` asks an endpoint")),
-            ({"model": EXACT_MATCHING, "nproc": 3}, ("exact_matching, and nproc", "no model")),
             ({**AT, "model": EXACT_MATCHING}, ("exact_matching, and api_base",)),
         ],
         ids=str,
@@ -175,12 +174,11 @@ class TestArguments:
             assert with_arguments(judge, flags) == found
 
     def test_of_a_model_make_none_of_exact_matching(self) -> None:
-        flags: dict[str, Any]
-        for flags in ({"nproc": 3}, {"api_base": "http://j/v1"}):
-            with pytest.raises(ConfigError, match="exact_matching, and "):
-                judge_entry(with_arguments(EXACT_MATCHING, flags), "judge")
-            with pytest.raises(ConfigError, match="exact_matching, and "):
-                judge_entry(with_arguments(AT, {"model": EXACT_MATCHING, **flags}), "judge")
+        flags = {"api_base": "http://j/v1"}
+        with pytest.raises(ConfigError, match="exact_matching, and "):
+            judge_entry(with_arguments(EXACT_MATCHING, flags), "judge")
+        with pytest.raises(ConfigError, match="exact_matching, and "):
+            judge_entry(with_arguments(AT, {"model": EXACT_MATCHING, **flags}), "judge")
 
     def test_reach_the_run(self) -> None:
         flags = {"nproc": "3", "retry": "2", "timeout": "9.5", "fallback": "allow"}
@@ -287,10 +285,12 @@ class TestEvalScope:
         with pytest.raises(ConfigError, match="judge_args"):
             self._judge(judge="qwen", judge_args="{max_tokens: 8}")
 
-    def test_arguments_of_no_judge_are_refused(self) -> None:
+    def test_arguments_of_no_judge_make_none(self) -> None:
         for named in (None, EXACT_MATCHING):
-            with pytest.raises(ConfigError, match="judge"):
-                self._judge(judge=named, judge_args={"max_tokens": 8}, judge_api_nproc=3)
+            judge = self._judge(judge=named, judge_args={"max_tokens": 8}, judge_api_nproc=3)
+
+            assert not judge.is_model
+            assert (judge.nproc, judge.upstream) == (3, {"max_tokens": 8})
 
     def test_arguments_of_the_judge_of_the_environment_are_its(
         self, monkeypatch: pytest.MonkeyPatch

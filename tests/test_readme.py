@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalshim import config, dataset_entries, model_entries
+from evalshim import config, dataset_entries, judge_entries, model_entries
+from evalshim.judge_entries import judge_entry
 
 UPSTREAMS = {"--verbose", "--use-vllm", "--slurm", "--config"}
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -22,12 +23,16 @@ def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pets.tsv").write_text("index\tquestion\tA\tB\tanswer\n")
-    [text] = _blocks("yaml")
+    monkeypatch.setenv("JUDGE_KEY", "sk-of-the-judge")
+    first, judged = map(yaml.safe_load, _blocks("yaml"))
 
-    spec = config.parse(yaml.safe_load(text), beside=tmp_path)
+    spec = config.parse(first, beside=tmp_path)
 
     assert [d.name for d in spec.datasets] == ["gsm8k", "pets"]
     assert (spec.limit, spec.concurrency) == (20, 32)
+    whole = config.parse({**first, "judge": judged["judge"]}, beside=tmp_path)
+    assert whole.judge == judge_entry(judged["judge"], "judge")
+    assert whole.judge_of(whole.datasets[0]).key_env == "JUDGE_KEY"
 
 
 def test_every_key_is_in_the_table() -> None:
@@ -35,6 +40,9 @@ def test_every_key_is_in_the_table() -> None:
     named = set(re.findall(r"`(\w+)`", cells))
 
     assert named >= {*config.RUN_KEYS, *model_entries.MODEL_KEYS, *dataset_entries.DATASET_KEYS}
+    assert {*judge_entries.JUDGE_KEYS} <= set(re.findall(r"\w+", _blocks("yaml")[1])) | {
+        "key", "upstream",
+    }  # fmt: skip
 
 
 def test_every_command_and_option_exists() -> None:

@@ -19,7 +19,7 @@ from evalshim.adapters import (
 )
 from evalshim.catalogue import Catalogue
 from evalshim.errors import ConfigError
-from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, slug
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, own, slug
 
 title = "VLMEvalKit"
 
@@ -142,7 +142,7 @@ def prepare(
                 "judge": judge_env.worker_judge(
                     spec.judge_of(cell.dataset), "vlmeval", spec.concurrency
                 ),
-                "retries": spec.retries,
+                "retries": 0 if own(spec.upstream, "vlmeval").get("keep_failed") else spec.retries,
                 "strip": cell.model.think == "strip",
                 "predictions": next(iter(foreign.get(cell.id, {}).values()), None),
                 "reuse": str(earlier[cell.id]) if cell.id in earlier else None,

@@ -550,7 +550,11 @@ def test_the_judge_block_in_eval_config_and_a_judge_that_refuses(tmp_path: Path)
         config = at(yaml.safe_load(SERVICE_YAML), served.url)
         config["eval_config"].update({**_judged(judging.url), "retry": 1})
         (tmp_path / "eval.yaml").write_text(yaml.safe_dump(config))
-        done = run("eval.yaml", cwd=tmp_path)
+        looked = run("eval.yaml", cwd=tmp_path)
+        assert looked.returncode == 3
+        assert "judge qwen2-7b-instruct" in looked.stderr
+        assert "it serves another" in looked.stderr
+        done = run("eval.yaml", "--no-preflight", "--judge-fallback", "allow", cwd=tmp_path)
 
     assert judging.asked
     assert {b["model"] for b in judging.bodies()} == {"qwen2-7b-instruct"}
@@ -558,7 +562,7 @@ def test_the_judge_block_in_eval_config_and_a_judge_that_refuses(tmp_path: Path)
     seedbench = found["qwen-vl-chat", "SEEDBench_IMG"]
     assert (seedbench.scorer, seedbench.judge_fallback) == ("exact_matching", True)
     assert seedbench.value == 0
-    assert "qwen2-7b-instruct did not work" in seedbench.error
+    assert "qwen2-7b-instruct did not answer" in seedbench.error
     assert not found["qwen-vl-chat", "ChartQA_TEST"].judge_fallback
     assert done.returncode == 0, done.stderr
 
@@ -757,7 +761,7 @@ def test_falsy_values_arrive_as_given(tmp_path: Path, monkeypatch: pytest.Monkey
         None, model=["m"], data=["SEEDBench_IMG"], verify_data="off",
         upstream={
             "base_url": "http://127.0.0.1:9/v1", "temperature": 0, "top_p": 0.0,
-            "judge_timeout": 0, "verbose": False, "nframe": 0,
+            "verbose": False, "nframe": 0,
         },
     )  # fmt: skip
 
@@ -766,7 +770,7 @@ def test_falsy_values_arrive_as_given(tmp_path: Path, monkeypatch: pytest.Monkey
     model, namespace = record["arguments"]["model"], record["arguments"]["namespace"]
     assert model["class"] == "LMDeployAPI"
     assert (model["temperature"], model["top_p"], model["max_tokens"]) == (0, 0.0, 2**15)
-    assert (namespace["judge_timeout"], namespace["verbose"], namespace["nframe"]) == (0, False, 0)
+    assert (namespace["verbose"], namespace["nframe"]) == (False, 0)
 
 
 # vlmeval.utils.arguments, to which the document refers
@@ -938,7 +942,7 @@ def test_the_flags_of_a_judge_are_the_judge(
     monkeypatch.chdir(tmp_path)
 
     judged = runs.specify(
-        None, model=["m"], data=["SEEDBench_IMG"], api_base=URL, judge="j",
+        None, model=["m"], data=["SEEDBench_IMG"], api_base=URL, judge={"model": "j"},
         upstream={"judge_base_url": URL, "judge_key": "sk"},
     ).judge  # fmt: skip
 

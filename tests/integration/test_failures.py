@@ -31,7 +31,7 @@ def test_a_dead_endpoint_fails_its_cells_and_no_other(
     dead = {"name": "dead", "api_base": f"http://127.0.0.1:{port}/v1", "retry": 1}
     path.write_text(json.dumps({**spec, "models": [*spec["models"], dead]}))
 
-    done = shim("run", path, "--json", cwd=tmp_path)
+    done = shim("run", path, "--no-preflight", "--json", cwd=tmp_path)
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -56,7 +56,7 @@ def test_an_endpoint_that_refuses_pictures_leaves_the_text_sets(tmp_path: Path) 
         done = shim(
             "run", "--model", "evalshim-demo", "--api-base", endpoint.url, "--limit", 8,
             "--data", "demo_shapes", "--data", "demo_gsm8k", "--data", "demo_arc",
-            "--set", "models.0.retry=1", "--json", cwd=tmp_path,
+            "--set", "models.0.retry=1", "--no-preflight", "--json", cwd=tmp_path,
         )  # fmt: skip
 
         assert done.returncode == 1
