@@ -82,7 +82,7 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
         lines.append(f"model_{i} = [dict(m, **{changes}) for m in model_{i}[:1]]")
     shown = pformat([model_config(m, spec) for m in served], width=96, sort_dicts=False)
     lines.append(f"models = [{''.join(f'*model_{i}, ' for i in range(len(local)))}*{shown}]")
-    for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", "OpenICLEvalTask")):
+    for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", f"{_PARTS}.EvalTask")):
         stage_config = {
             "partitioner": {"type": "NaivePartitioner", "n": 1},
             "runner": {"type": f"{_PARTS}.InProcessRunner", "task": {"type": task}},

@@ -142,7 +142,11 @@ def abbr(model: ModelSpec, spec: RunSpec) -> str:
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
     model = abbr(cell.model, spec)  # of a user's own configuration it may hold slashes
     runs = (run_dir / "upstream" / "opencompass").glob("*/predictions")
-    found = sorted(path.parent for path in runs if any((path / model).rglob("*.json")))
+    # Of a run that was cut short the worker's journal is all there is (InferTask).
+    kinds = (".json", ".journal")
+    found = sorted(
+        path.parent for path in runs if any(p.suffix in kinds for p in (path / model).rglob("*"))
+    )
     return found[-1] if found else None
 
 

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 from opencompass.models import OpenAISDK
 from opencompass.registry import TASKS
 from opencompass.runners.base import BaseRunner
-from opencompass.tasks import OpenICLInferTask
+from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 from opencompass.utils import get_infer_output_path
 
-from . import opencompass_judge, run_opencompass
+from . import opencompass_judge, predictions, run_opencompass
 from .answers import Answers
 
 
@@ -214,6 +214,18 @@ class InferTask(OpenICLInferTask):
         self.model.watch = watch = run_opencompass.tally.answers(abbr, path, size)
         super()._inference()
         watch.done()
+
+
+class EvalTask(OpenICLEvalTask):
+    """Holds the indices of predictions made elsewhere against the samples of a set, which
+    upstream (0.5.4) scores by their order."""
+
+    def _load_and_preprocess_test_data(self):
+        samples = super()._load_and_preprocess_test_data()
+        given = run_opencompass.tally.given.get((self.model_cfg["abbr"], self.dataset_cfg["abbr"]))
+        if given is not None:
+            predictions.match(given, [str(index) for index in range(len(samples))])
+        return samples
 
 
 class InProcessRunner(BaseRunner):

@@ -225,14 +225,16 @@ def _from_elsewhere(job, parts):
         for abbr in own if given else ():
             path = given.get(abbr) or (given.get("") if len(own) == 1 else None)
             if path is None:
-                raise ValueError(f"no predictions of {cell['model']} for {abbr}")
+                error = ValueError(f"no predictions of {cell['model']} for {abbr}")
+                tally.failed.setdefault(cell["id"], {})[abbr] = error
+                continue
             place = os.path.join(
                 job["arguments"]["work_dir"], stamp, "predictions", cell["model"], f"{abbr}.json"
             )
             os.makedirs(os.path.dirname(place), exist_ok=True)
-            records = {i: {"prediction": text} for i, text in predictions.read(path).items()}
+            read = tally.given[cell["model"], abbr] = predictions.read(path)
             with open(place, "w", encoding="utf-8") as file:
-                json.dump(records, file, ensure_ascii=False)
+                json.dump({i: {"prediction": p} for i, p in read.items()}, file, ensure_ascii=False)
             found = {"reuse": stamp}
     return found
 
@@ -255,6 +257,7 @@ class _Tally:
         self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
         self.failed = {}
+        self.given = {}  # by model and set, predictions made elsewhere
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
         self.current = None
