@@ -41,7 +41,7 @@ def emit_failed(cell, error):
 
 def message_of(error):
     """What an exception that ended a cell says, for the user."""
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit) and not in_plugin(error):
         return f"sys.exit({error.code!r})"
     if in_plugin(error) or not str(error) or isinstance(error, AssertionError):
         return redact(said(error))
