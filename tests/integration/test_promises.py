@@ -55,7 +55,7 @@ def test_a_key_that_the_endpoint_repeats_is_in_no_file_and_no_reason(
     done = shim(
         "run", "--model", "m", "--api-base", echo, "--data", "demo_shapes", "--data", "demo_arc",
         "--limit", 2, "--set", "models.0.key_env=CANARY", "--set", "models.0.retry=1", "--json",
-        cwd=tmp_path, CANARY=KEY,
+        "--no-preflight", cwd=tmp_path, CANARY=KEY,
     )  # fmt: skip
 
     assert done.returncode == 1
@@ -71,7 +71,7 @@ def test_the_address_that_was_given_is_the_one_that_is_asked(
     """OpenAIWrapper has an address of its own for ids with `ernie` in them (0.0.20)."""
     done = shim(
         "run", "--model", "ernie-4.5-vl", "--api-base", endpoint.url, "--data", "demo_shapes",
-        "--limit", 2, "--set", "models.0.retry=1", cwd=tmp_path,
+        "--limit", 2, "--set", "models.0.retry=1", "--no-preflight", cwd=tmp_path,
     )  # fmt: skip
 
     assert done.returncode == 1
