@@ -10,7 +10,7 @@ import copy
 import os
 from urllib.parse import urlsplit
 
-from . import channel, fan_out
+from . import channel, fan_out, pace
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
@@ -32,6 +32,7 @@ def _watch(grading, model):
         except Exception as error:
             grading.problem = channel.said(error)
             raise
+        pace.heed(response)
         if code != 0 or model.fail_msg in str(answer):
             grading.problem = wrong_with(code, response)
         elif not grading.reported:

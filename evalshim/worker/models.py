@@ -4,7 +4,7 @@ import json
 import os
 import threading
 
-from . import channel, custom_data, fan_out, judging, plugins
+from . import channel, custom_data, fan_out, judging, pace, plugins
 
 # Of a request, what is not a parameter of the answer.
 _ASKED = ("messages", "prompt", "model")
@@ -126,6 +126,7 @@ def _count_answers(model, watch):
         except Exception as error:
             local.error = channel.said(error)
             raise
+        pace.heed(response)
         if code != 0 or no_answer(answer) or answer == "":
             local.error = judging.wrong_with(code, response)
         else:

@@ -44,6 +44,7 @@ from . import (
     judging,
     literals,
     models,
+    pace,
     plugins,
     predictions,
     ranks,
@@ -65,6 +66,7 @@ def run(job):
         ranks.join()
     judging.notice()
     fan_out.install()
+    pace.install()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
     health.announce("vlmeval", begun)
