@@ -77,6 +77,10 @@ class Voice:
         return {call["headers"].get("authorization", "") for call in every}
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1024  # every call of upstream's opens a connection
+
+
 class Voices:
     """Voices on 127.0.0.1, each below a path of its own, while the context lasts."""
 
@@ -98,7 +102,7 @@ class Voices:
 
     def __enter__(self) -> Voices:
         handler = type("Handler", (_Handler,), {"voices": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
