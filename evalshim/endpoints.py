@@ -81,7 +81,11 @@ class NoReply(SetupError):
 
 def key_of(asked: ModelSpec | JudgeSpec) -> str:
     """The key that the endpoint of a model or judge is to get; empty for none."""
-    return os.environ[asked.key_env] if asked.key_env else asked.key
+    if asked.key_env:
+        return os.environ[asked.key_env]
+    if isinstance(asked, JudgeSpec) and asked.is_model and not asked.api_base and not asked.key:
+        return os.environ.get("OPENAI_API_KEY", "")  # which the upstreams take, and log
+    return asked.key
 
 
 def shown(url: str) -> str:

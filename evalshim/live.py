@@ -90,7 +90,11 @@ class LiveRun:
             self.header["status"] = "failed"
             raise
         finally:
-            self._note_data({path: future.result() for path, future in hashed.items()})
+            # Who interrupted a run does not wait for its hashes.
+            ended = self.header["status"] == "finished"
+            self.hashing.shutdown(wait=ended, cancel_futures=True)
+            done = {path: f for path, f in hashed.items() if f.done() and not f.cancelled()}
+            self._note_data({path: future.result() for path, future in done.items()})
             result = self._finish()
         return result
 
@@ -101,13 +105,13 @@ class LiveRun:
 
     def _note_data(self, found: Mapping[Path, digests.Digest | None]) -> None:
         """Say in run.json which data each cell was about."""
-        self.hashing.shutdown()
         published = self._data()
         for cell, needs in self.plan.needs.items():
             noted = []
             for path in dict.fromkeys(map(_place, needs)):
                 # What was fetched meanwhile was not there to be hashed.
-                digest = found[path] or digests.of(path)
+                late = self.header["status"] == "finished"
+                digest = found.get(path) or (digests.of(path) if late else None)
                 md5 = published[path]
                 is_published = digest.md5 == md5 if digest and md5 else None
                 hashed = digest.sha256 if digest else None

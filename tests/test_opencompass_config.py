@@ -32,8 +32,18 @@ with read_base():
 set_0 = [*set_0_0]
 set_0 = [dict(d, path='/data/my gsm8k', abbr='mine', reader_cfg=dict(d['reader_cfg'], \
 test_range='[:3]')) for d in set_0]
+set_0 = [dict(d, eval_cfg=dict(d['eval_cfg'], evaluator=dict(d['eval_cfg']['evaluator'], \
+dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], path='/data/my gsm8k', \
+reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
+test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
+for d in set_0]
 set_1 = [*set_1_0]
 set_1 = [dict(d, reader_cfg=dict(d['reader_cfg'], test_range='[:3]')) for d in set_1]
+set_1 = [dict(d, eval_cfg=dict(d['eval_cfg'], evaluator=dict(d['eval_cfg']['evaluator'], \
+dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], \
+reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
+test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
+for d in set_1]
 taken = [d['abbr'] for d in set_0]
 set_1 = [dict(d, abbr=d['abbr'] + '-mmlu') if d['abbr'] in taken else d for d in set_1]
 datasets = [*set_0, *set_1]

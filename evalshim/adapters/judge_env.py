@@ -73,6 +73,8 @@ def opencompass_config(judge: JudgeSpec, parallel: int) -> dict[str, Any] | None
         },
         "temperature": 0.001,
         "max_out_len": 16384,
+        # All samples at once (None is one by one to upstream's inferencer): `max_workers` bounds.
+        "batch_size": 100_000,
         "max_workers": judge.nproc or parallel,
         "retry": judge.retry,
         "timeout": judge.timeout,

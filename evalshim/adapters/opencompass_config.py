@@ -15,6 +15,8 @@ from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec, own, slug
 # The worker package as it is called inside an upstream environment.
 _PARTS = "evalshim_worker.opencompass_parts"
 
+# What an evaluator is to show a judge, in the words of the configuration.
+_SHOWN = "d['eval_cfg']['evaluator']['dataset_cfg']"
 # Upstream's own way to score what follows `</think>` alone.
 _STRIP = {"type": "extract-non-reasoning-content"}
 # A chat model: upstream's roles, passed on as the endpoint's.
@@ -181,12 +183,25 @@ def _changes(name: str, dataset: DatasetSpec, limit: int | float | str | None) -
     configuration, which is read once. No import helps here: mmengine (0.11.0rc3) takes a
     file with one for a lazy configuration."""
     changes = [f"**{dict(own(dataset.upstream, 'opencompass'))!r}"] if dataset.upstream else []
+    shown: list[str] = []
     if dataset.path:
         # Only configurations of one set take a path; upstream names its results by `abbr`.
         changes += [f"path={str(dataset.path)!r}", f"abbr={slug(dataset.name)!r}"]
+        shown += [f"path={str(dataset.path)!r}"]
     if (taken := test_range(limit)) is not None:
         changes += [f"reader_cfg=dict(d['reader_cfg'], test_range={taken!r})"]
-    return [f"{name} = [dict(d, {', '.join(changes)}) for d in {name}]"] if changes else []
+        shown += [f"reader_cfg=dict({_SHOWN}.get('reader_cfg', {{}}), test_range={taken!r})"]
+    lines = [f"{name} = [dict(d, {', '.join(changes)}) for d in {name}]"] if changes else []
+    if shown:
+        # GenericLLMEvaluator (0.5.4) loads the set again, to show it to the judge.
+        inner = f"dict({_SHOWN}, {', '.join(shown)})"
+        evaluator = f"dict(d['eval_cfg']['evaluator'], dataset_cfg={inner})"
+        lines.append(
+            f"{name} = [dict(d, eval_cfg=dict(d['eval_cfg'], evaluator={evaluator}))"
+            f" if d.get('eval_cfg', {{}}).get('evaluator', {{}}).get('dataset_cfg') else d"
+            f" for d in {name}]"
+        )
+    return lines
 
 
 def _import(package: str, target: str, name: str) -> str:

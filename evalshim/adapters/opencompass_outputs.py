@@ -17,7 +17,7 @@ from typing import Any
 
 from evalshim.adapters import thoughts
 from evalshim.errors import ResultsError
-from evalshim.spec import Cell, CellOutcome, Metric, RunSpec, Sample, Unit
+from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit
 
 # DefaultSummarizer's order of importance, and what it leaves out.
 _FIRST = (
@@ -78,22 +78,27 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     if finished.get("judge_built") and not fallback:
         scorer = judge.model if judge.is_model else "a judge of the configuration"
         ungraded = max(finished["judge_failed"], sum(map(_not_attempted, results.values())))
+    if n and ungraded >= n:
+        reason = f"the judge {scorer} graded none of {n} samples"
+        return replace(known, error=reason, n_judge_failed=ungraded)
+    status: CellStatus = "failed" if error else "scored"
     if fallback and not error:
         error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
-        return replace(
-            known, status="scored", error=error, metrics=tuple(metrics), scorer=scorer,
-            judge_fallback=True, n_judge_failed=0,
-        )  # fmt: skip
     return replace(
-        known, status="failed" if error else "scored", error=error, metrics=tuple(metrics),
-        scorer=scorer, judge_fallback=fallback, n_judge_failed=ungraded,
+        known, status=status, error=error, metrics=tuple(metrics), scorer=scorer,
+        judge_fallback=fallback, n_judge_failed=ungraded,
     )  # fmt: skip
 
 
 def _not_attempted(result: Mapping[str, Any]) -> int:
     """Samples of which the judge said neither A nor B (get_final_results, 0.5.4)."""
-    count = result.get("not_attempted_count") if "attempted_ratio" in result else 0
-    return int(count) if isinstance(count, (int, float)) else 0
+    found = 0.0
+    for name, count in result.items():
+        # Of several runs the average.
+        match = re.fullmatch(r"not_attempted_count(?: \((\d+) runs average\))?", name)
+        if match and isinstance(count, (int, float)):
+            found += count * int(match[1] or 1)
+    return round(found)
 
 
 def _missing(predictions: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -117,13 +122,28 @@ def _log_tail(finished: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 def _metrics(subset: str, values: Mapping[str, Any], path: str) -> Iterable[Metric]:
     ordered = sorted(
-        _numbers(values), key=lambda m: _FIRST.index(m) if m in _FIRST else len(_FIRST)
+        _numbers(values),
+        key=lambda m: _FIRST.index(_bare(m)) if _bare(m) in _FIRST else len(_FIRST),
     )
     for position, name in enumerate(ordered):
-        # Evaluators report shares in percent, and beside them counts, as whole numbers.
-        counted = isinstance(values[name], int) and name not in _FIRST
-        unit: Unit = "raw" if counted else "percent"
+        unit = _unit(name, values)
         yield Metric(subset, name, values[name], unit, position == 0, Path(path))
+
+
+def _bare(name: str) -> str:
+    """A metric's name without what says that it is an average: `accuracy (4 runs average)`."""
+    return name.partition(" (")[0]
+
+
+def _unit(name: str, values: Mapping[str, Any]) -> Unit:
+    """Evaluators report shares in percent, and beside them counts, as whole numbers or, where
+    BaseEvaluator (0.5.4) took their mean, by their name."""
+    bare = _bare(name)
+    if bare.endswith("_count") or (isinstance(values[name], int) and bare not in _FIRST):
+        return "raw"
+    # get_final_results: its f1 alone is no percentage.
+    judged = any(_bare(other) == "attempted_ratio" for other in values)
+    return "fraction" if bare == "f1" and judged else "percent"
 
 
 def _numbers(values: Mapping[str, Any]) -> list[str]:
@@ -199,7 +219,7 @@ def _samples(
             options=dict(_OPTION.findall(prompt)),
             answer=_text(answer.get("gold", found.get("answer", ""))),
             # OpenAISDK (0.5.4) makes "" of an answer without content.
-            prediction=(said := _text(answer.get("prediction")) or None),
+            prediction=(said := _said(answer.get("prediction"))),
             error="" if said else errors.get(index, ""),
             finish=finish.get(index, ""),
             correct=(verdict := _verdict(found, equal)),
@@ -253,6 +273,13 @@ def _counts_equality(result: Mapping[str, Any]) -> bool:
 
 def _is_equal(found: Mapping[str, Any]) -> bool:
     return str(found["predictions"]) == str(found["references"])
+
+
+def _said(prediction: Any) -> str | None:
+    """A prediction; None where the model did not answer, in one of several turns at least."""
+    if isinstance(prediction, list) and "" in prediction:
+        return None
+    return _text(prediction) or None
 
 
 def _text(value: Any) -> str:

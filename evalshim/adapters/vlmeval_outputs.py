@@ -100,6 +100,9 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     ungraded = 0
     if finished["judge_built"] and not fallback:
         ungraded = max(finished["judge_failed"], _marked(graded))
+    if n and ungraded >= n:
+        reason = f"the judge {scorer} graded none of {n} samples"
+        return replace(known, status="failed", error=reason, n_judge_failed=ungraded)
     error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
     return replace(
         known, error=error if fallback else "", metrics=metrics, scorer=scorer,

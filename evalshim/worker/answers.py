@@ -16,6 +16,7 @@ class Answers:
         path: A journal, by which a later run goes on where this one was cut short.
         size: Samples of the set.
         tick: Called with how many more of them are done.
+        known: Answers of an earlier run, by the position of their sample.
 
     Attributes:
         errors: By the position of a sample, why its last call brought no answer.
@@ -24,7 +25,7 @@ class Answers:
         reported: The id of the model, as the endpoint reported it.
     """
 
-    def __init__(self, path=None, size=None, tick=lambda more: None):
+    def __init__(self, path=None, size=None, tick=lambda more: None, known=None):
         self.errors = {}
         self.finish = {}
         self.last_error = ""
@@ -32,6 +33,7 @@ class Answers:
         self.reported = ""
         self._journal = Journal(path) if path else None
         self._kept = self._journal.read() if path else {}
+        self._known = known or {}
         self._size = size
         self._tick = tick
         self._calls = 0
@@ -49,8 +51,9 @@ class Answers:
         return self._calls, keys, len(inputs) == self._size and self._calls == 1
 
     def earlier(self, call, position):
-        _, keys, _ = call
-        return self._kept.get(keys[position], "") if keys else ""
+        _, keys, are_samples = call
+        kept = self._kept.get(keys[position], "") if keys else ""
+        return kept or (self._known.get(position, "") if are_samples else "")
 
     def count(self, more):
         if more:

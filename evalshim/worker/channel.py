@@ -114,6 +114,11 @@ def hide(values):
     logging.setLogRecordFactory(redacted)
 
 
+def short(text, most=200):
+    """`text` on one line and cut, which must not leave half of a key."""
+    return " ".join(redact(text).split())[:most]
+
+
 def redact(text):
     """`text` without the hidden values."""
     for value in _hidden:

@@ -23,7 +23,8 @@ class Grading:
         built: Upstream built a judge.
         dead: Why it does not answer; empty while it does.
         without: Upstream grades without one.
-        ungraded: Samples whose last call got no answer.
+        named: The judge that upstream was told to take.
+        refused: A call was refused; upstream may have made a grade of that.
         reported: The id of the judge, as its endpoint says.
         problem: Why its last call brought nothing.
     """
@@ -33,11 +34,18 @@ class Grading:
         self.built = False
         self.dead = ""
         self.without = False
-        self.ungraded = set()
+        self.refused = False
+        self.named = None
+        self._unanswered = set()
         self.reported = ""
         self.problem = ""
         self._in_a_row = 0
         self._lock = threading.Lock()
+
+    @property
+    def ungraded(self):
+        """Samples of which a call got no answer, and none later about the same."""
+        return {sample for sample, _ in self._unanswered}
 
     @property
     def fallback(self):
@@ -48,23 +56,27 @@ class Grading:
     def may_do_without(self):
         return self.judge is not None and self.judge["fallback"] == "allow"
 
-    def error(self):
+    def error(self, kept=_KEPT):
         if self.judge is None and not self.dead:
             return JudgeError(
                 "upstream grades this set by a judge, and there is none: "
-                f"`judge: {{model: ..., api_base: ...}}`{_KEPT}"
+                f"`judge: {{model: ..., api_base: ...}}`{kept}"
             )
         who = f" {self.judge['model']} at {self.judge['at']}" if self.judge else ""
-        return JudgeError(f"the judge{who} does not answer ({self.dead}){_KEPT}")
+        return JudgeError(f"the judge{who} does not answer ({self.dead}){kept}")
 
-    def count(self, sample, failed, ask):
+    def count(self, sample, failed, ask, about=None):
         """Count a call. Several in a row without an answer: `ask` whether the judge is there.
+
+        Args:
+            about: What was asked, where a sample takes several calls: an answer to one of them
+                is none to the others.
 
         Raises:
             JudgeError: It is not.
         """
         with self._lock:
-            (self.ungraded.add if failed else self.ungraded.discard)(sample)
+            (self._unanswered.add if failed else self._unanswered.discard)((sample, about))
             self._in_a_row = self._in_a_row + 1 if failed else 0
             if failed and self._in_a_row >= _SUSPICIOUS and not self.dead:
                 self.probe(ask)

@@ -8,12 +8,19 @@ matches exactly. A judge that dies later grades at random, or as wrong.
 import contextlib
 import copy
 import os
+import shutil
 from urllib.parse import urlsplit
 
 from . import channel, fan_out, pace
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
+# Classes that ask by a client of their own (0.0.20), at an address made otherwise, a model that
+# they name themselves, and count what fails as wrong.
+_BY_THEMSELVES = ("SimpleVQA", "MathCanvas")
+# Names by which build_judge goes to a provider of its own, and one by which it does not.
+_ELSEWHERE = ("qwen-7b", "qwen-72b", "deepseek", "llama31-8b")
+_AT_AN_ADDRESS = "gpt-4o-mini"
 VARIABLES = ("OPENAI_API_KEY", "OPENAI_API_BASE", "LOCAL_LLM")
 
 _grading = None  # the evaluation under way
@@ -21,11 +28,15 @@ _grading = None  # the evaluation under way
 
 def _watch(grading, model):
     """Watch the calls of a judge that upstream just built."""
-    none = getattr(model, "model", None) == _NONE
+    none = _is_none(grading, model)
     grading.built = grading.built or not none
     generate, generate_inner = model.generate, model.generate_inner
 
     def inner(*args, **kwargs):
+        if grading.judge and (base := grading.judge["variables"].get("OPENAI_API_BASE")):
+            # OpenAIWrapper has addresses and keys of its own for some ids (`ernie`, BOYUE).
+            model.api_base = base
+            model.key = os.environ.get(grading.judge["key_env"]) or "EMPTY"
         speak_to_azure(model)
         try:
             code, answer, response = generate_inner(*args, **kwargs)
@@ -41,11 +52,12 @@ def _watch(grading, model):
 
     def counted(message, **kwargs):
         if grading.dead or none:
+            grading.refused = True
             raise grading.error()
+        sample, about = fan_out.current(), str(message)  # upstream takes roles out of it
         answer = generate(message, **kwargs)
-        sample = fan_out.current()
         failed = model.fail_msg in str(answer)
-        grading.count(str(message) if sample is None else sample, failed, lambda: _ask(model))
+        grading.count(about if sample is None else sample, failed, lambda: _ask(model), about)
         return answer
 
     model.generate_inner, model.generate = inner, counted
@@ -53,7 +65,7 @@ def _watch(grading, model):
 
 def _works(grading, model):
     """What upstream's `working` says, known in a second or two."""
-    if grading.judge is None and getattr(model, "model", None) == _NONE:
+    if _is_none(grading, model):
         grading.without = True
         return False
     if not grading.dead:
@@ -64,6 +76,12 @@ def _works(grading, model):
         raise grading.error()
     grading.without = True
     return False
+
+
+def _is_none(grading, model):
+    """Whether nobody was asked for: some sets build a judge all the same."""
+    named = (getattr(model, "model", None), grading.named)
+    return grading.judge is None and _NONE in named
 
 
 def _ask(model):
@@ -87,15 +105,25 @@ def judged(evaluate, watch, cell):
     def graded(*args, **kwargs):
         global _grading
         judge = cell["judge"]
+        if (name := type(watch.dataset).__name__) in _BY_THEMSELVES:
+            raise JudgeError(
+                f"{name} asks a judge by a client of its own, unseen by evalshim: "
+                "`mode: infer`, and score it with VLMEvalKit"
+            )
         _grading = watch.grading = grading = Grading(judge)
+        grading.named = kwargs.get("model")
+        given = _of(judge)
+        if "LOCAL_LLM" in given and grading.named in _ELSEWHERE:
+            # build_judge would ask their provider for the user's judge.
+            kwargs["model"] = _AT_AN_ADDRESS
         eval_file = args[0] if args else kwargs["eval_file"]
         folder = os.path.dirname(os.path.abspath(eval_file))
         before = set(os.listdir(folder))
         try:
-            with variables(_of(judge)):
+            with variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
-                    if not grading.dead or grading.without:
+                    if not grading.refused and (not grading.dead or grading.without):
                         return result
                 except Exception as error:
                     _refuse(grading, error)
@@ -103,11 +131,16 @@ def judged(evaluate, watch, cell):
                     raise grading.error()  # upstream swallowed it
                 # It died under way. What it graded until then is no exact matching.
                 for name in set(os.listdir(folder)) - before:
-                    os.remove(os.path.join(folder, name))
+                    path = os.path.join(folder, name)
+                    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                grading.refused, cause = False, None
                 try:
-                    return evaluate(*args, **kwargs)
+                    result = evaluate(*args, **kwargs)
+                    if grading.without and not grading.refused:
+                        return result
                 except Exception as error:
-                    raise JudgeError(f"{grading.error()}; upstream grades no other way") from error
+                    cause = error
+                raise JudgeError(f"{grading.error()}; upstream grades no other way") from cause
         finally:
             watch.made = sorted({os.path.join(folder, n) for n in set(os.listdir(folder)) - before})
             _grading = None
@@ -209,7 +242,7 @@ def document(response):
 
 def wrong_with(code, response):
     """What came instead of an answer: the HTTP status and the message."""
-    text = " ".join(str(getattr(response, "text", response or "")).split())[:200]
+    text = channel.short(str(getattr(response, "text", response or "")))
     if code == 0:
         return f"HTTP {getattr(response, 'status_code', 200)} without an answer: {text}"
     return f"HTTP {code}: {text}"
@@ -217,13 +250,17 @@ def wrong_with(code, response):
 
 @contextlib.contextmanager
 def variables(values):
-    """Environment variables for as long as the block lasts."""
+    """Environment variables for as long as the block lasts; None for one that is not to be."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _put(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        _put(before)
+
+
+def _put(values):
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value

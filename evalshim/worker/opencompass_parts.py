@@ -4,6 +4,7 @@ runner and a task, named in the generated configuration.
 Written for opencompass 0.5.4.
 """
 
+import itertools
 import os
 import re
 import threading
@@ -17,7 +18,7 @@ from opencompass.runners.base import BaseRunner
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 from opencompass.utils import get_infer_output_path
 
-from . import opencompass_judge, predictions, run_opencompass
+from . import channel, opencompass_judge, predictions, run_opencompass
 from .answers import Answers
 
 
@@ -79,6 +80,7 @@ class EndpointModel(OpenAISDK):
         self.watch.count(len(inputs) - len(missing))
 
         def ask(position):
+            self._local.sample = (call[0], position)
             answer = self._answer(inputs[position], max_out_len, temperature)
             self.watch.note(call, position, answer, self._local)
             return position, answer
@@ -130,7 +132,7 @@ class EndpointModel(OpenAISDK):
                 raise
             choices = getattr(response, "choices", None)
             if not choices:
-                text = " ".join(str(response).split())[:200]
+                text = channel.short(str(response))
                 self._local.error = f"HTTP 200 without an answer: {text}"
             else:
                 self._local.error = ""
@@ -158,6 +160,9 @@ class CompletionModel(EndpointModel):
         return create
 
 
+_judges = itertools.count()
+
+
 class JudgeModel(EndpointModel):
     """The judge of GenericLLMEvaluator, behind any endpoint; one that is dead grades nothing."""
 
@@ -165,6 +170,7 @@ class JudgeModel(EndpointModel):
         super().__init__(**kwargs)
         self.grading = run_opencompass.tally.grading()
         self.grading.built = True
+        self._number = next(_judges)  # one is built for each set, replica and evaluator
 
     def _answer(self, *args):
         if self.grading.dead:
@@ -172,7 +178,8 @@ class JudgeModel(EndpointModel):
         answer = super()._answer(*args)
         if not answer:
             self.grading.problem = self._local.error
-        self.grading.count(id(args[0]), not answer, self._has_a_word)
+        sample = (self._number, *self._local.sample)
+        self.grading.count(sample, not answer, self._has_a_word)
         self.grading.reported = self.grading.reported or self.watch.reported
         return answer
 
@@ -185,10 +192,11 @@ class JudgeModel(EndpointModel):
 def _wrong(error):
     """What came instead of an answer: the HTTP status, or what happened, and the message."""
     status = getattr(error, "status_code", None)
-    text = " ".join(str(getattr(error, "message", None) or error).split())[:200]
+    text = str(getattr(error, "message", None) or error)
     cause = error.__cause__
     if status is None and cause is not None:
-        text = f"{text} {type(cause).__name__}: {cause}"[:200]
+        text = f"{text} {type(cause).__name__}: {cause}"
+    text = channel.short(text)
     return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"
 
 

@@ -57,4 +57,5 @@ class _Clock:
         _local.pauses += 1
         if 0 < behind < tries:
             # As long as upstream's at the most, and longer from try to try.
-            time.sleep(_local.asked or min(seconds, 0.5 * 2 ** (behind - 1)))
+            asked, _local.asked = _local.asked, 0
+            time.sleep(asked or min(seconds, 0.5 * 2 ** (behind - 1)))

@@ -208,12 +208,26 @@ def _earlier(job, parts):
             for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
                 stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
                 stem = stem.removeprefix("tmp_")
+                if path.endswith(f"/{name}.json") and _lacks_answers(job, cell, abbr, path):
+                    continue
                 if stem == name or stem.rpartition("_")[0] == name:
                     place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
                     os.makedirs(place, exist_ok=True)
                     shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
                     found = {"reuse": stamp}
     return found
+
+
+def _lacks_answers(job, cell, abbr, path):
+    """Whether a set of an earlier run is to be asked again for what got no answer."""
+    with open(path, encoding="utf-8") as file:
+        answers = json.load(file)
+    texts = {int(i): answer.get("prediction") for i, answer in answers.items()}
+    if job["arguments"].get("mode") == "eval" or all(texts.values()):
+        return False
+    kept = {i: text for i, text in texts.items() if text and isinstance(text, str)}
+    tally.known[cell["model"], abbr] = kept
+    return True
 
 
 def _from_elsewhere(job, parts):
@@ -257,6 +271,7 @@ class _Tally:
         self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
         self.failed = {}
+        self.known = {}  # by model and set, answers of an earlier run that lacked some
         self.given = {}  # by model and set, predictions made elsewhere
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
@@ -278,7 +293,7 @@ class _Tally:
         try:
             with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
                 yield outcome
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             outcome["code"] = 1
             # The first is the cause; an evaluation without predictions only follows.
@@ -298,12 +313,13 @@ class _Tally:
     def require_judge(self):
         """Raise before anything is asked where nobody could grade it."""
         if self.grades and self.judges[self.current] is None:
-            raise self.grading().error()
+            raise self.grading().error(kept="")
 
     def answers(self, abbr, path, samples):
         """What is to see the answers to a set of the task under way."""
         cell = self.current
-        seen = Answers(path, samples, lambda more: self._count(cell, self.done, more))
+        known = self.known.get((self.models[cell], abbr))
+        seen = Answers(path, samples, lambda more: self._count(cell, self.done, more), known)
         self.seen[cell][abbr] = seen
         return seen
 
