@@ -27,7 +27,8 @@ def install():
         return _fan_out(func, list(tasks), nproc or mp_util.cpu_count(), save, keys)
 
     for name, module in list(sys.modules.items()):
-        if name.startswith("vlmeval") and getattr(module, "track_progress_rich", None) is upstream:
+        own = vars(module) if name.startswith("vlmeval") else {}
+        if own.get("track_progress_rich") is upstream:
             module.track_progress_rich = fan_out
 
 

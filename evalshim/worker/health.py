@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 import time
 
 from . import channel, torchvision_ops
@@ -48,20 +47,20 @@ def announce(upstream, begun):
     """Report `ready`: what of `upstream` is imported, and how long that took."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"distribution": upstream, "version": "unknown"}
+    found = {"distribution": upstream, "version": "unknown", "torch": None}
     for name in UPSTREAMS[upstream][1]:
         try:
-            found = {"distribution": name, "version": version(name)}
+            found.update(distribution=name, version=version(name))
             break
         except PackageNotFoundError:
             continue
     found["commit"] = _commit(found["distribution"], upstream)
-    torch = sys.modules.get("torch")
+    with contextlib.suppress(PackageNotFoundError):
+        found["torch"] = version("torch")
     channel.emit(
         "ready",
         upstream=upstream,
         **found,
         python_version=platform.python_version(),
-        torch=getattr(torch, "__version__", None),
         seconds=round(time.monotonic() - begun, 1),
     )

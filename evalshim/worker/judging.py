@@ -216,7 +216,7 @@ def without_stray_env():
         if name in before:
             os.environ[name] = before[name]
     for name, module in list(sys.modules.items()):
-        if name.startswith("vlmeval") and hasattr(module, "load_env"):
+        if name.startswith("vlmeval") and "load_env" in vars(module):
             module.load_env = lambda: None
     named = ", ".join(sorted(changed & {*before, *VARIABLES}))
     if named:

@@ -18,7 +18,7 @@ def load(job):
     """
     try:
         _load(job["plugins"])
-        if job["backend"] == "vlmeval":
+        if job["backend"] == "vlmeval" and classes:
             _register()
     except Exception as error:
         for cell in job["cells"]:

@@ -26,6 +26,7 @@ judge as their endpoints say), sent (parameters of a request), answered (of the 
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -42,6 +43,7 @@ from . import (
     fan_out,
     health,
     judging,
+    lazy,
     literals,
     models,
     pace,
@@ -57,7 +59,8 @@ def run(job):
     torchvision_ops.install()
     ranks.start(job)
     judging.keep_from_models(job["cells"])
-    with judging.without_stray_env():
+    served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
+    with judging.without_stray_env(), lazy.vlmeval() if served else contextlib.nullcontext():
         runner = load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
@@ -297,7 +300,7 @@ def _accept_local_files():
     Each module of upstream's holds the function under its own name."""
     same = _Same("local")
     for name, module in list(sys.modules.items()):
-        if name.startswith("vlmeval.dataset") and hasattr(module, "md5"):
+        if name.startswith("vlmeval.dataset") and "md5" in vars(module):
             module.md5 = lambda path: same
 
 
