@@ -59,6 +59,7 @@ RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "judge": judge_entry,
     "limit": readers.limit,
     "concurrency": readers.number(1, whole=True),
+    "rate_limit": readers.number(1),
     "mode": readers.choice(*get_args(Mode)),
     "predictions": readers.path,
     "retries": readers.number(0, whole=True),

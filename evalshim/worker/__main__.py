@@ -37,7 +37,6 @@ import importlib.util
 import json
 import os
 import sys
-import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -60,7 +59,7 @@ def main() -> None:
 
     channel.claim_stdout()
     job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_die_with_parent, args=(_claim_stdin(),), daemon=True).start()
+    channel.claim_stdin()
     channel.hide([os.environ.get(name, "") for name in job.get("secrets", ())])
     if job["backend"] == "health":
         from evalshim_worker import health as backend
@@ -78,23 +77,6 @@ def main() -> None:
         from evalshim_worker import run_opencompass as backend
     backend.run(job)
     channel.emit("done")
-
-
-def _claim_stdin() -> int:
-    """Keep the pipe to the parent for ourselves; upstream and its children read nothing."""
-    mine = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    return mine
-
-
-def _die_with_parent(pipe: int) -> None:
-    while os.read(pipe, 4096):
-        pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, 9)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,11 @@ class Answers:
             sent.update(query.get("extra_body") or {})
             self.sent = {key: value for key, value in sent.items() if value is not None}
 
+    def facts(self):
+        """What is known at the end, for another process."""
+        known = ("errors", "finish", "last_error", "sent", "reported")
+        return {name: getattr(self, name) for name in known}
+
     def done(self):
         """Upstream has written them all."""
         if self._journal:

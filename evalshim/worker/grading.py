@@ -39,6 +39,7 @@ class Grading:
         self._unanswered = set()
         self.reported = ""
         self.problem = ""
+        self.ungraded_elsewhere = 0
         self._in_a_row = 0
         self._lock = threading.Lock()
 
@@ -48,6 +49,10 @@ class Grading:
         return {sample for sample, _ in self._unanswered}
 
     @property
+    def n_ungraded(self):
+        return len(self.ungraded) + self.ungraded_elsewhere
+
+    @property
     def fallback(self):
         """Whether upstream graded without a judge that was wanted."""
         return self.without and self.judge is not None
@@ -55,6 +60,23 @@ class Grading:
     @property
     def may_do_without(self):
         return self.judge is not None and self.judge["fallback"] == "allow"
+
+    def anew(self):
+        """As at the beginning, but that a dead judge stays dead."""
+        found = Grading(self.judge)
+        found.dead, found.problem = self.dead, self.problem
+        return found
+
+    def facts(self):
+        """What is known at the end, for another process."""
+        known = ("built", "dead", "without", "reported", "problem")
+        return {"ungraded": len(self.ungraded), **{name: getattr(self, name) for name in known}}
+
+    def add(self, facts):
+        """Take over what another process knows of its samples."""
+        self.ungraded_elsewhere += facts.pop("ungraded")
+        for name, value in facts.items():
+            setattr(self, name, getattr(self, name) or value)
 
     def error(self, kept=_KEPT):
         if self.judge is None and not self.dead:

@@ -11,7 +11,7 @@ import os
 import shutil
 from urllib.parse import urlsplit
 
-from . import channel, fan_out, pace
+from . import channel, fan_out, pace, phases
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
@@ -120,7 +120,7 @@ def judged(evaluate, watch, cell):
         folder = os.path.dirname(os.path.abspath(eval_file))
         before = set(os.listdir(folder))
         try:
-            with variables({"LOCAL_LLM": None, **given}):
+            with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
                     if not grading.refused and (not grading.dead or grading.without):

@@ -29,8 +29,18 @@ import threading
 import time
 import traceback
 from glob import escape, glob
+from types import SimpleNamespace
 
-from . import catalogue, channel, health, opencompass_judge, plugins, predictions
+from . import (
+    catalogue,
+    channel,
+    health,
+    opencompass_judge,
+    phases,
+    plugins,
+    predictions,
+    turns,
+)
 from .answers import Answers
 from .grading import Grading, JudgeError
 
@@ -49,6 +59,7 @@ def run(job):
         _count(job)
         return
     parts = describe(job["config"])["cells"] if job["native"] else _parts(job["config"])
+    turns.begin(job)
     tally = _Tally(job["cells"], parts, grades=job["arguments"].get("mode") != "infer")
     if job["native"]:
         tally.start_all()
@@ -253,6 +264,17 @@ def _from_elsewhere(job, parts):
     return found
 
 
+def _pair(task):
+    """The abbrs of the model and the set of a task."""
+    return task.model_cfgs[0]["abbr"], task.dataset_cfgs[0][0]["abbr"]
+
+
+def _plain(error):
+    """An exception that can be handed on: its text, and whether a judge is what failed."""
+    kind = JudgeError if isinstance(error, JudgeError) else RuntimeError
+    return kind(channel.message_of(error))
+
+
 class _Tally:
     """Which cell each task of upstream's belongs to, and how the cells are doing."""
 
@@ -268,6 +290,7 @@ class _Tally:
         self.models = {c["id"]: c["model"] for c in cells}
         self.judges = {c["id"]: c.get("judge") for c in cells}
         self.gradings = {}
+        self.spans = {cell: [] for cell in self.parts}
         self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
         self.failed = {}
@@ -276,15 +299,58 @@ class _Tally:
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
         self.current = None
+        self.part_name = None  # of what is counted: a fork knows only its own
         self.work_dir = None
         self.lock = threading.Lock()
+
+    def cell_of(self, task):
+        self.work_dir = os.path.abspath(task.work_dir)
+        return self.cells[_pair(task)]
+
+    def begin_part(self, task):
+        """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
+        phases.begin()
+        cell = self.cell_of(task)
+        self.part_name = "/".join(_pair(task))
+        self.seen = {cell: {}}
+        self.failed = {}
+        if cell in self.gradings:
+            self.gradings = {cell: self.gradings[cell].anew()}
+
+    def part(self, task):
+        """What a fork has seen, for `add`."""
+        cell = self.cell_of(task)
+        grading = self.gradings.get(cell)
+        return {
+            "cell": cell,
+            "seen": {abbr: seen.facts() for abbr, seen in self.seen[cell].items()},
+            "failed": {abbr: _plain(e) for abbr, e in self.failed.get(cell, {}).items()},
+            "grading": grading.facts() if grading else None,
+            "spans": phases.spans(),
+        }
+
+    def add(self, part):
+        """Take over what a fork has seen."""
+        cell = part["cell"]
+        for abbr, facts in part["seen"].items():
+            self.seen[cell][abbr] = SimpleNamespace(**facts)
+        for abbr, error in part["failed"].items():
+            self.failed.setdefault(cell, {}).setdefault(abbr, error)
+        if part["grading"]:
+            grading = self.gradings.setdefault(cell, Grading(self.judges[cell]))
+            grading.add(part["grading"])
+        self.spans[cell] += part["spans"]
+
+    def died(self, task, how):
+        """The fork of a task did not come to its end."""
+        error = RuntimeError(f"its process died ({how})")
+        self.failed.setdefault(self.cell_of(task), {}).setdefault(_pair(task)[1], error)
 
     @contextlib.contextmanager
     def task(self, task, stage):
         """Around a task: an exception is the failure of its cell, not of the run."""
-        model, dataset = task.model_cfgs[0]["abbr"], task.dataset_cfgs[0][0]["abbr"]
-        cell = self.current = self.cells[model, dataset]
-        self.work_dir = os.path.abspath(task.work_dir)
+        dataset = _pair(task)[1]
+        cell = self.current = self.cell_of(task)
         channel.section(cell)
         if cell not in self.started:
             self.started.add(cell)
@@ -293,7 +359,7 @@ class _Tally:
         try:
             with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
                 yield outcome
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, turns.Stopped) as error:
             traceback.print_exc()
             outcome["code"] = 1
             # The first is the cause; an evaluation without predictions only follows.
@@ -329,7 +395,7 @@ class _Tally:
     def _count(self, cell, counter, more):
         with self.lock:  # answers arrive on the model's threads
             counter[cell] += more
-            channel.emit("progress", cell, done=self.done[cell], total=self.total[cell])
+            channel.progress(cell, self.done[cell], self.total[cell], self.part_name)
 
     def fail_rest(self, error):
         """`main` itself raised, behind the last task or before the first."""
@@ -364,7 +430,7 @@ class _Tally:
                 error=channel.redact("; ".join(reasons)),
                 judge_built=grading.built,
                 judge_fallback=grading.fallback,
-                judge_failed=len(grading.ungraded),
+                judge_failed=grading.n_ungraded,
                 reported={
                     "model": next((s.reported for s in seen.values() if s.reported), ""),
                     "judge": grading.reported,
@@ -377,6 +443,7 @@ class _Tally:
                 results=self._files("results", cell),
                 predictions=answered,
                 logs=self._logs(cell),
+                spans=self.spans[cell] or phases.spans(),
                 groups=part["groups"],
                 whole=part.get("whole", part["groups"]),
             )

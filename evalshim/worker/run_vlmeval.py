@@ -39,19 +39,27 @@ from pathlib import Path
 
 from . import (
     channel,
+    connections,
     custom_data,
     fan_out,
+    forks,
     health,
     judging,
     lazy,
     literals,
     models,
     pace,
+    phases,
     plugins,
     predictions,
     ranks,
     torchvision_ops,
+    turns,
 )
+
+# Cells whose models are behind endpoints: the next ones ask while one of them is scored, or has
+# only a few answers to wait for.
+_AT_ONCE = min(4, max(2, os.cpu_count() or 1))
 
 
 def run(job):
@@ -70,6 +78,7 @@ def run(job):
     judging.notice()
     fan_out.install()
     pace.install()
+    connections.keep()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
     health.announce("vlmeval", begun)
@@ -83,18 +92,40 @@ def run(job):
             except Exception as error:
                 channel.emit_failed(cell["id"], error)
         return
-    for cell in job["cells"]:
+    turns.begin(job)
+    cells = list(enumerate(job["cells"]))
+    if not together and all(cell["model"].get("api_base") for cell in job["cells"]):
+
+        def died(item, _, how):
+            if how:
+                channel.emit("failed", item[1]["id"], type="Died", message=how, traceback="")
+
+        forks.each(
+            cells, lambda item: _attempt(runner, *item, known), died, _AT_ONCE,
+            lambda item: item[1]["id"],
+        )  # fmt: skip
+        return
+    for rank, cell in cells:
         channel.section(cell["id"])
-        channel.emit("started", cell["id"])
-        try:
-            _run_cell(runner, cell, known)
-        except (Exception, SystemExit) as error:
-            channel.emit_failed(cell["id"], error)
-            if together:  # where the other ranks are now nobody knows
-                raise
+        error = _attempt(runner, rank, cell, known)
+        if together and error:  # where the other ranks are now nobody knows
+            raise error
         if together:
             ranks.wait()
         channel.section()
+
+
+def _attempt(runner, rank, cell, known):
+    """Run a cell, whose end is reported however it comes; the exception that ended it."""
+    turns.rank(rank)
+    phases.begin()
+    channel.emit("started", cell["id"])
+    try:
+        _run_cell(runner, cell, known)
+    except (Exception, SystemExit, turns.Stopped) as error:
+        channel.emit_failed(cell["id"], error)
+        return None if isinstance(error, turns.Stopped) else error
+    return None
 
 
 def load_runner():
@@ -140,6 +171,8 @@ def _run_cell(runner, cell, known):
     watch = models.Watch(cell)
     runner.supported_VLM[cell["label"]] = partial(models.build, cell, known, watch)
     runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch)
+    for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
+        setattr(runner, name, _timed(_upstream(runner, name)))
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
@@ -229,6 +262,7 @@ def _report(cell, watch, errors):
         errors=channel.by_text(watch.errors),
         finish=channel.by_text(watch.finish),
         answered=cell["answered"],
+        spans=phases.spans(),
     )
 
 
@@ -241,6 +275,15 @@ def _upstream(runner, name):
     return getattr(function, "upstream", function)
 
 
+def _timed(infer):
+    def timed(*args, **kwargs):
+        with phases.within("inference"):
+            return infer(*args, **kwargs)
+
+    timed.upstream = infer
+    return timed
+
+
 def _prepared(build_dataset, runner, cell, watch):
     """The dataset as a cell asks for it: its arguments, its judge, and what `limit` takes.
 
@@ -249,7 +292,8 @@ def _prepared(build_dataset, runner, cell, watch):
     """
 
     def prepared(*args, **kwargs):
-        dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
+        with phases.within("plan"):
+            dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
         if dataset is not None:
             whole = len(dataset.data)
             dataset.data = taken(dataset.data, cell["limit"])

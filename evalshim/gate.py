@@ -1,0 +1,253 @@
+"""What all workers of a run share: how many calls an endpoint gets, and how fast.
+
+A server on a local socket. Each thread that calls an endpoint holds a connection of its own;
+who dies gives back its turn with it. Decides when a call may start; makes none itself.
+
+The protocol, lines of text
+    caller   hello RANK ENDPOINT    once: the lower its rank, the sooner its turn
+             want                   a turn
+             done STATUS AFTER IN OUT    the call is over: HTTP status (0: none came), seconds
+                                    of its Retry-After (or -), tokens in and out (or -)
+    gate     go                     it is your turn
+             stop WHY               there will be none
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalshim.spec import Cell, RunSpec
+
+# Statuses by which an endpoint says that it has too much to do.
+BUSY = (429, 503)
+# Seconds of calm behind one, where it does not say how long; and the most that it may ask for.
+_CALM = 1.0
+_LONGEST = 60.0
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an endpoint gets.
+
+    Attributes:
+        concurrency: Calls in flight.
+        rate: Calls a minute; None for as many as come.
+    """
+
+    concurrency: int
+    rate: float | None = None
+
+
+def limits_of(cells: Sequence[Cell], spec: RunSpec) -> dict[str, Limits]:
+    """What each endpoint of a run gets: the most that one of its models or judges may have, and
+    the lowest rate."""
+    asked: list[tuple[str, int, float | None]] = []
+    for cell in cells:
+        model, judge = cell.model, spec.judge_of(cell.dataset)
+        if model.api_base:
+            rate = model.rate_limit or spec.rate_limit
+            asked.append((model.api_base, model.concurrency or spec.concurrency, rate))
+        if judge.is_model and judge.api_base:
+            asked.append((judge.api_base, judge.nproc or spec.concurrency, spec.rate_limit))
+    found: dict[str, Limits] = {}
+    for api_base, concurrency, rate in asked:
+        endpoint = api_base.partition("?")[0].rstrip("/")
+        known = found.get(endpoint, Limits(concurrency, rate))
+        found[endpoint] = Limits(
+            max(known.concurrency, concurrency),
+            min((r for r in (known.rate, rate) if r), default=None),
+        )
+    return found
+
+
+@dataclass
+class Counts:
+    """What went to an endpoint: calls, those that it turned away, tokens as it reports them."""
+
+    calls: int = 0
+    busy: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Lane:
+    """The calls to one endpoint.
+
+    It starts with all its calls. When the endpoint is busy half of those in flight are enough,
+    and none starts until it has had the rest it asked for; each full round of answers then
+    brings one back (as TCP shares a line).
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.counts = Counts()
+        self.in_flight = 0
+        self.allowed = float(limits.concurrency)
+        self._clock = clock
+        self._calm_until = 0.0
+        self._next_at = 0.0  # by the rate
+
+    def ready_in(self) -> float | None:
+        """Seconds until a call may start; None: not before another is over."""
+        if self.in_flight >= max(1, int(self.allowed)):
+            return None
+        return max(0.0, max(self._calm_until, self._next_at) - self._clock())
+
+    def start(self) -> None:
+        self.in_flight += 1
+        self.counts.calls += 1
+        if self.limits.rate:
+            self._next_at = max(self._clock(), self._next_at) + _MINUTE / self.limits.rate
+
+    def end(self, status: int, after: float | None) -> None:
+        """A call is over, with an HTTP status or 0."""
+        if status in BUSY:
+            self.counts.busy += 1
+            self._rest(_CALM if after is None else min(after, _LONGEST))
+        elif status:
+            self.allowed = min(self.limits.concurrency, self.allowed + 1 / self.allowed)
+        self.in_flight -= 1
+
+    def _rest(self, seconds: float) -> None:
+        now = self._clock()
+        if now >= self._calm_until:  # else the calls that were under way say it again
+            self.allowed = max(1.0, self.in_flight / 2)
+        self._calm_until = max(self._calm_until, now + seconds)
+
+
+class Gate:
+    """The server, on a thread of its own.
+
+    Args:
+        limits: By endpoint.
+    """
+
+    def __init__(self, limits: Mapping[str, Limits]) -> None:
+        self.lanes = {endpoint: Lane(given) for endpoint, given in limits.items()}
+        self.why_stopped = ""
+        self._waiting: dict[str, list[tuple[int, int, _Caller]]] = {e: [] for e in limits}
+        self._numbers = itertools.count()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loop = asyncio.new_event_loop()
+        self._folder = tempfile.mkdtemp(prefix="evalshim-")
+        self.path = str(Path(self._folder) / "gate")
+
+    def stop(self, why: str) -> None:
+        """Let no further call start; from any thread."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._stop, why)
+
+    def _stop(self, why: str) -> None:
+        self.why_stopped = self.why_stopped or why
+        for waiting in self._waiting.values():
+            for _, _, caller in waiting:
+                caller.say(f"stop {self.why_stopped}")
+            waiting.clear()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Gate]:
+        """Serve for as long as the block lasts."""
+        server = self._loop.run_until_complete(
+            self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=4096)
+        )
+        thread = threading.Thread(target=self._loop.run_forever, name="evalshim-gate", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            server.close()
+            self._loop.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def want(self, caller: _Caller) -> None:
+        if self.why_stopped:
+            caller.say(f"stop {self.why_stopped}")
+            return
+        heapq.heappush(self._waiting[caller.endpoint], (caller.rank, next(self._numbers), caller))
+        self._serve(caller.endpoint)
+
+    def done(self, caller: _Caller, status: int, after: float | None) -> None:
+        self.lanes[caller.endpoint].end(status, after)
+        self._serve(caller.endpoint)
+
+    def _serve(self, endpoint: str) -> None:
+        """Give turns for as long as there are some."""
+        lane, waiting = self.lanes[endpoint], self._waiting[endpoint]
+        while waiting:
+            seconds = lane.ready_in()
+            if seconds is None:
+                return
+            if seconds > 0:
+                timer = self._timers.get(endpoint)
+                if timer is None or timer.when() < self._loop.time():
+                    self._timers[endpoint] = self._loop.call_later(seconds, self._serve, endpoint)
+                return
+            caller = heapq.heappop(waiting)[2]
+            if caller.alive:
+                lane.start()
+                caller.go()
+
+
+class _Caller(asyncio.Protocol):
+    """One connection: a thread that calls an endpoint."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.alive = True
+        self.rank, self.endpoint = 0, ""
+        self._gate = gate
+        self._has_turn = False
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.alive = False
+        if self._has_turn:
+            self._over(0, None)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode().partition(" ")
+            if word == "want":
+                self._gate.want(self)
+            elif word == "done":
+                status, after, tokens_in, tokens_out = rest.split()
+                counts = self._gate.lanes[self.endpoint].counts
+                counts.tokens_in += _number(tokens_in)
+                counts.tokens_out += _number(tokens_out)
+                self._over(int(status), None if after == "-" else float(after))
+            else:
+                rank, _, self.endpoint = rest.partition(" ")
+                self.rank = int(rank)
+
+    def _over(self, status: int, after: float | None) -> None:
+        self._has_turn = False
+        self._gate.done(self, status, after)
+
+    def go(self) -> None:
+        self._has_turn = True
+        self.say("go")
+
+    def say(self, text: str) -> None:
+        if self.alive:
+            assert isinstance(self._transport, asyncio.WriteTransport)
+            self._transport.write(f"{text}\n".encode())
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
