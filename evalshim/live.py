@@ -67,6 +67,7 @@ class LiveRun:
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = {}
+        self.parts_done: dict[str, dict[str, tuple[int, int]]] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
         self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
@@ -186,14 +187,23 @@ class LiveRun:
             reporter.event(event)
             return
         if event.kind == "progress":
-            entry.update(event.data)
-            reporter.event(event)
+            reporter.event(self._summed(event))
         elif event.kind == "started":
-            entry.update(status="running", started_at=now())
-            self._save()
-            reporter.event(event)
+            if entry["status"] == "pending":  # else another part of it starts
+                entry.update(status="running", started_at=now())
+                self._save()
+                reporter.event(event)
         else:
             self._end(self.cells[event.cell or ""], self._outcome(event), reporter)
+
+    def _summed(self, event: Event) -> Event:
+        """The progress of a cell, of which a process may report a part."""
+        cell, data = event.cell or "", event.data
+        parts = self.parts_done.setdefault(cell, {})
+        parts[data.get("part", "")] = (data["done"], data["total"])
+        done, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
+        self.header["cells"][cell].update(done=done, total=total)
+        return Event("progress", cell, {"done": done, "total": total})
 
     def _end_rest(self, event: Event, reporter: Reporter) -> None:
         """A worker is gone: the cells that it had not ended are failed."""
@@ -201,14 +211,21 @@ class LiveRun:
         for cell in self.parts[name]:
             if cell.id not in self.outcomes:
                 problem = event.data["problem"] or f"the {name} worker said nothing of this cell"
-                tail = self.logs[name].tail(cell.id)
-                reason = "\n".join([problem, *(["its last lines:", *tail] if tail else [])])
-                self._end(cell, CellOutcome("failed", reason), reporter)
+                self._end(cell, self._dead(cell, problem), reporter)
+
+    def _dead(self, cell: Cell, problem: str) -> CellOutcome:
+        """A cell whose process is gone."""
+        tail = self.logs[cell.dataset.backend].tail(cell.id)
+        reason = "\n".join([problem, *(["its last lines:", *tail] if tail else [])])
+        return CellOutcome("failed", reason)
 
     def _outcome(self, event: Event) -> CellOutcome:
         cell = self.cells[event.cell or ""]
         if event.kind == "failed":
-            return CellOutcome("failed", str(event.data["message"]))
+            message = str(event.data["message"])
+            if event.data["type"] == "Died":
+                return self._dead(cell, f"the process of this cell died ({message})")
+            return CellOutcome("failed", message)
         backend = BACKENDS[cell.dataset.backend]
         try:
             return backend.collect(cell, event.data, self.folder, self.spec)

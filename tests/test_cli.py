@@ -81,7 +81,7 @@ class TestConfiguration:
     def test_an_unknown_key(self, refused: Refused, config: Config) -> None:
         text = refused(2, "run", config("gsm8k", limti=3))
 
-        _says(text, "unknown key in the configuration: limti", "did you mean limit?")
+        _says(text, "unknown key in the configuration: limti", "did you mean limit")
 
     def test_an_unknown_dataset(self, refused: Refused, config: Config) -> None:
         _says(refused(2, "run", config("gsm8")), "unknown dataset: gsm8", "did you mean gsm8k")

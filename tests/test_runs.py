@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +105,6 @@ def test_a_mapping_and_keywords_are_a_configuration_too(served: dict[str, Any]) 
     assert planned.spec.limit == 5
     assert not planned.ready  # nothing is set up
     assert [c.dataset.name for c in planned.cells] == ["gsm8k"]
-
-
-def test_the_calls_in_flight_of_an_endpoint_are_divided_among_the_upstreams() -> None:
-    spec = runs.specify(None, model=["m"], api_base="http://h/v1", data=["gsm8k", "demo_shapes"])
-
-    planned = runs._divided(plans.plan(replace(spec, concurrency=5)))
-    assert {cell.model.concurrency for cell in planned.cells} == {2}
 
 
 def test_a_backend_without_names_to_look_for_is_refused() -> None:

@@ -6,7 +6,7 @@ The wire contract
 -----------------
 stdin    One line: the job, a JSON document. Then nothing; when stdin closes, the
          parent is gone and the worker ends itself and its children.
-stdout   Events, one JSON object a line, nothing else.
+stdout   Events, one JSON object a line, nothing else but empty lines.
 stderr   Whatever upstream prints on either stream. A line that begins with \\x1e is
          the worker's: what follows belongs to the log of the cell it names (to
          the backend's own log where it names none).
@@ -22,10 +22,10 @@ The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
               version, python_version, torch, seconds
     started   a cell begins
-    progress  done, total: samples of the cell
+    progress  done, total: samples of the cell, or of the part of it that `part` names
     finished  status ("done" or "skipped"), error (why it was skipped), files
               {name: path}, further facts as the backend's adapter knows them
-    failed    type, message, traceback
+    failed    type, message, traceback; type Died: the process of the cell is gone
     catalogue what the upstream knows by name (evalshim/catalogue.py)
     counted   samples, requests, scorer: what a cell would ask, of a job with "count"
     described what a configuration evaluates (run_opencompass.describe)

@@ -39,7 +39,6 @@ from pathlib import Path
 
 from . import (
     channel,
-    connections,
     custom_data,
     fan_out,
     forks,
@@ -78,6 +77,8 @@ def run(job):
     judging.notice()
     fan_out.install()
     pace.install()
+    from . import connections  # `requests` comes with upstream
+
     connections.keep()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()

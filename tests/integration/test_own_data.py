@@ -1161,11 +1161,12 @@ def test_hostile_files_are_scored_or_say_why_not(scored: Ran) -> None:
         assert row.status in ("scored", "failed")
         assert row.status == "scored" or row.error
     done = {r.dataset for r in hostile if r.status == "scored"}
-    # What is odd but no more is evaluated.
+    # What is odd but no more is evaluated; where a judge was asked it found no option in it.
     assert done >= {
-        "evil_options", "evil_choice", "evil_paths", "evil_text", "evil_accuracy", "evil_anls",
-        "evil_vqa_score", "evil_relaxed_accuracy",
+        "evil_text", "evil_accuracy", "evil_anls", "evil_vqa_score", "evil_relaxed_accuracy",
     }  # fmt: skip
+    for name in ("evil_options", "evil_choice", "evil_paths"):
+        assert "graded none" in scored.error(name)
 
 
 def test_hostile_cells_are_sent_as_text(scored: Ran) -> None:
