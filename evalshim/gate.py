@@ -30,6 +30,7 @@ from evalshim.spec import Cell, RunSpec
 
 # Statuses by which an endpoint says that it has too much to do.
 BUSY = (429, 503)
+TOKENS = ("tokens_in", "tokens_out")
 # Seconds of calm behind one, where it does not say how long; and the most that it may ask for.
 _CALM = 1.0
 _LONGEST = 60.0
@@ -73,12 +74,19 @@ def limits_of(cells: Sequence[Cell], spec: RunSpec) -> dict[str, Limits]:
 
 @dataclass
 class Counts:
-    """What went to an endpoint: calls, those that it turned away, tokens as it reports them."""
+    """What went to an endpoint.
+
+    Attributes:
+        busy: Calls that it turned away.
+        tokens_in: As it reports them.
+        begun: When the first call started, of the monotonic clock.
+    """
 
     calls: int = 0
     busy: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    begun: float = 0.0
 
 
 class Lane:
@@ -106,6 +114,7 @@ class Lane:
 
     def start(self) -> None:
         self.in_flight += 1
+        self.counts.begun = self.counts.begun or self._clock()
         self.counts.calls += 1
         if self.limits.rate:
             self._next_at = max(self._clock(), self._next_at) + _MINUTE / self.limits.rate
@@ -142,6 +151,21 @@ class Gate:
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.mkdtemp(prefix="evalshim-")
         self.path = str(Path(self._folder) / "gate")
+
+    def traffic(self) -> str:
+        """What went to the endpoints so far, for a person; empty before the first call."""
+        found = [lane.counts for lane in self.lanes.values()]
+        calls = sum(counts.calls for counts in found)
+        begun = min((counts.begun for counts in found if counts.calls), default=0.0)
+        if not calls:
+            return ""
+        said = [f"{calls} calls, {calls / max(1e-3, time.monotonic() - begun):.1f} a second"]
+        tokens_in, tokens_out = (sum(getattr(c, kind) for c in found) for kind in TOKENS)
+        if tokens_in or tokens_out:
+            said.append(f"{tokens_in} tokens in, {tokens_out} out")
+        if busy := sum(counts.busy for counts in found):
+            said.append(f"turned away {busy} times")
+        return "; ".join(said)
 
     def stop(self, why: str) -> None:
         """Let no further call start; from any thread."""

@@ -7,11 +7,13 @@ reason; only an interrupt ends a run early.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
 import queue
 import socket
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +25,12 @@ from typing import Any
 import yaml
 
 import evalshim
-from evalshim import config, digests, envs, process, results
+from evalshim import config, digests, envs, kept, phases, process, results
 from evalshim.backends import BACKENDS
 from evalshim.earlier import config_sha256
 from evalshim.endpoints import key_of
 from evalshim.errors import EvalshimError
-from evalshim.gate import Gate, limits_of
+from evalshim.gate import TOKENS, Gate, limits_of
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
@@ -41,7 +43,6 @@ from evalshim.spec import (
     JudgeSpec,
     Needed,
     Row,
-    Sample,
 )
 
 
@@ -52,22 +53,19 @@ class LiveRun:
         plan: Ready to run.
         folder: The run directory; exists.
         command: The command line, for run.json.
+        begun: When the run was asked for, in seconds since 1970.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        command: Sequence[str],
-    ) -> None:
+    def __init__(self, plan: Plan, folder: Path, command: Sequence[str], begun: float) -> None:
         self.plan = plan
+        self.spans: list[phases.Span] = [("start", begun, time.time())]
         self.spec = plan.spec
         self.parts = by_backend(plan.cells)
         self.interpreters = plan.interpreters
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = {}
-        self.parts_done: dict[str, dict[str, tuple[int, int]]] = {}
+        self.parts_done: dict[str, dict[str, tuple[int, ...]]] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
         self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
@@ -176,8 +174,11 @@ class LiveRun:
             self.events.put(Event("ended", None, {"backend": name, "problem": problem}))
 
     def _apply(self, event: Event, reporter: Reporter) -> None:
+        self.spans += [(name, begun, ended) for name, begun, ended in event.data.get("spans", ())]
         if event.kind == "ready":
             self.header["backends"][event.data["upstream"]].update(event.data)
+            # Its interpreter started, too.
+            self.spans.append(("import", self.spans[0][2], time.time()))
         elif event.kind == "notice":
             self.header["notices"].append(event.data["message"])
         elif event.kind == "ended":
@@ -200,10 +201,11 @@ class LiveRun:
         """The progress of a cell, of which a process may report a part."""
         cell, data = event.cell or "", event.data
         parts = self.parts_done.setdefault(cell, {})
-        parts[data.get("part", "")] = (data["done"], data["total"])
-        done, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
-        self.header["cells"][cell].update(done=done, total=total)
-        return Event("progress", cell, {"done": done, "total": total})
+        kinds = ("done", "total", "failed")
+        parts[data.get("part", "")] = tuple(data[kind] for kind in kinds)
+        summed = dict(zip(kinds, map(sum, zip(*parts.values(), strict=True)), strict=True))
+        self.header["cells"][cell].update(done=summed["done"], total=summed["total"])
+        return Event("progress", cell, summed)
 
     def _end_rest(self, event: Event, reporter: Reporter) -> None:
         """A worker is gone: the cells that it had not ended are failed."""
@@ -227,6 +229,7 @@ class LiveRun:
                 return self._dead(cell, f"the process of this cell died ({message})")
             return CellOutcome("failed", message)
         backend = BACKENDS[cell.dataset.backend]
+        begun = time.time()
         try:
             return backend.collect(cell, event.data, self.folder, self.spec)
         except EvalshimError as error:
@@ -235,6 +238,8 @@ class LiveRun:
             with self.logs[cell.dataset.backend].path(cell.id).open("a", encoding="utf-8") as log:
                 log.write(process.redact(traceback.format_exc(), self.secrets))
             return CellOutcome("failed", f"cannot read what upstream wrote: {error!r}")
+        finally:
+            self.spans.append(("collect", begun, time.time()))
 
     def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
         entry = self.header["cells"][cell.id]
@@ -243,7 +248,9 @@ class LiveRun:
             error=process.redact(outcome.error.strip(), self.secrets),
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
-        self.outcomes[cell.id] = outcome
+        with contextlib.suppress(OSError):  # a full disk: the rows are known all the same
+            outcome = kept.keep(self.folder, cell.id, outcome)
+        self.outcomes[cell.id] = replace(outcome, samples=())
         entry.update(status=outcome.status, error=outcome.error, finished_at=now())
         entry.update(n=outcome.n, n_failed=outcome.n_failed, n_judge_failed=outcome.n_judge_failed)
         entry.update(notes=list(outcome.notes), sent=dict(outcome.sent))
@@ -255,21 +262,29 @@ class LiveRun:
 
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
+        begun = time.time()
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []
-        samples: list[Sample] = []
         for cell in self.cells.values():
             outcome = self.outcomes.get(cell.id, unended)
             self.header["cells"][cell.id].update(status=outcome.status, error=outcome.error)
             rows += self._rows(cell, outcome)
-            samples += outcome.samples
         codes = {"interrupted": 130, "failed": 1}
         ended = [self.outcomes.get(cell, unended) for cell in self.cells]
         degraded = any(self._is_degraded(outcome) for outcome in ended)
         self.header["exit_code"] = codes.get(self.header["status"], int(degraded))
-        self.header["finished_at"] = now()
+        self.header["traffic"] = {
+            endpoint: {
+                "calls": c.calls,
+                "turned_away": c.busy,
+                **{k: getattr(c, k) for k in TOKENS},
+            }
+            for endpoint, c in ((e, lane.counts) for e, lane in self.gate.lanes.items())
+        }
         try:
-            results.write(self.folder, self.header, rows, samples)
+            lines = (kept.samples(self.folder, cell) for cell in self.cells)
+            self.header["phases"] = phases.seconds([*self.spans, ("collect", begun, time.time())])
+            results.write(self.folder, self.header, rows, itertools.chain.from_iterable(lines))
         except OSError as error:
             raise EvalshimError(
                 f"cannot write the results to {self.folder}",
@@ -356,6 +371,8 @@ class LiveRun:
                 for name, found in self.interpreters.items()
             },
             "notices": [],
+            "phases": {},
+            "traffic": {},
             "cells": {
                 cell.id: {
                     "model": cell.model.name,

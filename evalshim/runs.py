@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -184,15 +185,16 @@ def execute(
         SetupError: A backend has no usable interpreter, data is missing, an endpoint cannot do
             what is asked of it; nothing was run.
     """
+    begun = time.time()
     planned = plans.plan(spec, say=_say)
     looked = readiness.look(planned, endpoints=preflight)
     planned = plans.going_on(looked.require())
     for notice in (f"{found.what}: {found.notice}" for found in looked.findings if found.notice):
         _say(notice)
-    run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command)
+    run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command, begun)
     titles = {name: BACKENDS[name].title for name in run.parts}
     shown = sys.stderr.isatty() if terminal is None else terminal
-    reporter = progress.for_stream(planned.cells, titles, terminal=shown)
+    reporter = progress.for_stream(planned.cells, titles, terminal=shown, traffic=run.gate.traffic)
     with _terminated_as_interrupted(), reporter:
         return run.go(reporter)
 

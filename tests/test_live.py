@@ -29,7 +29,7 @@ def test_unanswered_samples_are_held_against_the_whole_cell(
 ) -> None:
     (tmp_path / "run").mkdir()
     spec = RunSpec((MODEL,), (DATASET,), fail_on=fail_on)
-    run = LiveRun(Plan(spec, (CELL,), {}, {CELL.id: ()}, {}), tmp_path / "run", [])
+    run = LiveRun(Plan(spec, (CELL,), {}, {CELL.id: ()}, {}), tmp_path / "run", [], time.time())
     run.header["backends"]["vlmeval"] = {"distribution": "ms-vlmeval", "version": "0.0.20"}
     # All of them in one small category.
     metric = Metric("count", "acc", 0.5, "fraction", True, tmp_path / "acc.csv", 4, n_failed)

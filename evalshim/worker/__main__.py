@@ -22,9 +22,11 @@ The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
               version, python_version, torch, seconds
     started   a cell begins
-    progress  done, total: samples of the cell, or of the part of it that `part` names
+    progress  done, total, failed (without an answer): samples of the cell, or of the
+              part of it that `part` names
     finished  status ("done" or "skipped"), error (why it was skipped), files
-              {name: path}, further facts as the backend's adapter knows them
+              {name: path}, spans (phases.py), further facts as the backend's adapter
+              knows them
     failed    type, message, traceback; type Died: the process of the cell is gone
     catalogue what the upstream knows by name (evalshim/catalogue.py)
     counted   samples, requests, scorer: what a cell would ask, of a job with "count"

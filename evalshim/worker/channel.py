@@ -78,10 +78,11 @@ def emit(kind, cell=None, **data):
             fcntl.lockf(_turn, fcntl.LOCK_UN)
 
 
-def progress(cell, done, total, part=None):
+def progress(cell, done, total, failed=0, part=None):
     """Report how many samples of a cell are done; ten times a second are enough.
 
     Args:
+        failed: How many of them have no answer.
         part: Of the cell, where several processes do parts of it: those are added up.
     """
     global _last_progress
@@ -89,7 +90,8 @@ def progress(cell, done, total, part=None):
     if done < total and now - _last_progress < _EVERY:
         return
     _last_progress = now
-    emit("progress", cell, done=done, total=total, **({"part": part} if part else {}))
+    of = {"part": part} if part else {}
+    emit("progress", cell, done=done, total=total, failed=failed, **of)
 
 
 def _write(pipe, data):

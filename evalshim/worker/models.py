@@ -54,7 +54,7 @@ class Watch:
                     self.finish[sample] = finish
             if not again:
                 self.done += 1
-                channel.progress(self.cell, self.done, self.total)
+                channel.progress(self.cell, self.done, self.total, len(self.errors))
 
     def again(self, failed):
         """What `fan_out` is to do again: calls that got no answer, while some others do."""

@@ -395,7 +395,8 @@ class _Tally:
     def _count(self, cell, counter, more):
         with self.lock:  # answers arrive on the model's threads
             counter[cell] += more
-            channel.progress(cell, self.done[cell], self.total[cell], self.part_name)
+            failed = sum(len(seen.errors) for seen in self.seen[cell].values())
+            channel.progress(cell, self.done[cell], self.total[cell], failed, self.part_name)
 
     def fail_rest(self, error):
         """`main` itself raised, behind the last task or before the first."""

@@ -304,7 +304,7 @@ def _prepared(build_dataset, runner, cell, watch):
             if cell["predictions"]:
                 predictions.place(cell, dataset, watch.files["prediction"])
             dataset.evaluate = judging.judged(dataset.evaluate, watch, cell)
-            channel.emit("progress", cell["id"], done=0, total=watch.total)
+            channel.progress(cell["id"], 0, watch.total)
         return dataset
 
     prepared.upstream = build_dataset

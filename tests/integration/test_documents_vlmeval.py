@@ -656,7 +656,9 @@ def test_the_tutorials_judge_in_a_dotenv_file(tmp_path: Path) -> None:
         if dataset == "SEEDBench_IMG":
             assert row.value == 0.5
     assert set(result.samples["model"]) == set(ids)
-    assert len(list((result.path / "upstream" / "vlmeval").glob("*/*/*_SEEDBench_IMG_acc.csv"))) == 4
+    assert (
+        len(list((result.path / "upstream" / "vlmeval").glob("*/*/*_SEEDBench_IMG_acc.csv"))) == 4
+    )
 
 
 # run.py: its --config
