@@ -25,6 +25,7 @@ ALLOWED = {
     "endpoints": SHARED,
     "gate": {"spec"},
     "phases": set(),
+    "resume": {"config", "earlier", "envs", "kept", "plans", *SHARED},
     "kept": {"results", *SHARED},
     "preflight": {"endpoints", "process", *SHARED},
     "readiness": {"endpoints", "plans", "preflight", "readers", *SHARED},

@@ -169,6 +169,7 @@ def prepare(
             "work_dir": str(folder),
             "mode": spec.mode,
         },
+        "stamp": _stamp(folder),
         "reuse": {cell: str(path) for cell, path in earlier.items()},
         "cells": [
             {
@@ -184,6 +185,12 @@ def prepare(
         ],
     }
     return job, {}
+
+
+def _stamp(folder: Path) -> str | None:
+    """The folder that upstream made for this run before it was cut short."""
+    found = sorted(path.parent.name for path in folder.glob("*/configs"))
+    return found[0] if found else None
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

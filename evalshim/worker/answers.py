@@ -53,6 +53,10 @@ class Answers:
     def earlier(self, call, position):
         _, keys, are_samples = call
         kept = self._kept.get(keys[position], "") if keys else ""
+        if isinstance(kept, list):  # it did not end by itself
+            kept, finish = kept
+            if are_samples:
+                self.finish[position] = finish
         return kept or (self._known.get(position, "") if are_samples else "")
 
     def count(self, more):
@@ -63,7 +67,8 @@ class Answers:
         """Keep an answer; `said` has the `error` and the `finish` reason of its last call."""
         number, keys, are_samples = call
         if answer and keys:
-            self._journal.add(keys[position], answer)
+            whole = said.finish in ("", "stop")
+            self._journal.add(keys[position], answer if whole else [answer, said.finish])
         with self._lock:
             again = (number, position) in self._open
             self._open.add((number, position))

@@ -94,7 +94,9 @@ def resolve(save):
     from vlmeval.smp import dump, load
 
     journal = journal_of(save)
-    dump({**(load(str(save)) if os.path.exists(save) else {}), **journal.read()}, str(save))
+    found = journal.read()
+    if found:
+        dump({**(load(str(save)) if os.path.exists(save) else {}), **found}, str(save))
     journal.remove()
 
 

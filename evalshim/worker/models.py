@@ -5,7 +5,10 @@ import os
 import threading
 
 from . import channel, custom_data, fan_out, judging, pace, plugins
+from .journal import Journal
 
+# The key of what is known of all samples, beside those of single ones.
+_OF_ALL = "\x00all"
 # Of a request, what is not a parameter of the answer.
 _ASKED = ("messages", "prompt", "model")
 
@@ -39,6 +42,21 @@ class Watch:
         self.reported = ""
         self.raised = None  # by a plug-in, where upstream made an answer of it
         self.lock = threading.Lock()
+        self._journal = None
+
+    def go_on(self, path):
+        """Keep what is seen in a file; begin with what it has of an earlier process."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._journal = Journal(path)
+        for key, value in self._journal.read().items():
+            if key == _OF_ALL:
+                self.sent, self.reported = value
+            else:
+                self.finish[key] = value
+
+    def learn(self, sent, reported):
+        self.sent, self.reported = sent, reported
+        self._journal.add(_OF_ALL, [sent, reported])
 
     def answered(self, failed, error, finish):
         sample = fan_out.current()
@@ -50,8 +68,10 @@ class Watch:
                 self.errors.pop(sample, None)
                 if failed:
                     self.errors[sample] = channel.redact(error)[:300]
+                self.finish.pop(sample, None)
                 if finish not in ("", "stop"):
                     self.finish[sample] = finish
+                    self._journal.add(sample, finish)
             if not again:
                 self.done += 1
                 channel.progress(self.cell, self.done, self.total, len(self.errors))
@@ -151,9 +171,9 @@ def _learn(watch, response):
     """Why the model stopped; once, what it was sent and what it calls itself."""
     text = getattr(response, "text", "")
     if not watch.reported:
-        watch.reported = str(judging.document(response).get("model") or "unknown")
         request = getattr(getattr(response, "request", None), "body", None)
-        watch.sent = parameters(request)
+        reported = str(judging.document(response).get("model") or "unknown")
+        watch.learn(parameters(request), reported)
     if '"length"' not in text and '"content_filter"' not in text:
         return "stop"
     choices = judging.document(response).get("choices")

@@ -186,7 +186,9 @@ class JudgeModel(EndpointModel):
         super().__init__(**kwargs)
         self.grading = run_opencompass.tally.grading()
         self.grading.built = True
-        self._number = next(_judges)  # one is built for each set, replica and evaluator
+        # One is built for each set, replica and evaluator.
+        self._number = next(_judges)
+        self.watch = run_opencompass.tally.judged(self._number)
 
     def _answer(self, *args):
         if self.grading.dead:
@@ -240,6 +242,9 @@ class InferTask(OpenICLInferTask):
         with phases.within("inference"):
             super()._inference()
         watch.done()
+        lacking = f"{path.removesuffix('.journal')}.lacking"
+        if os.path.exists(lacking):
+            os.remove(lacking)
 
 
 class EvalTask(OpenICLEvalTask):
@@ -328,6 +333,7 @@ class ForkingRunner(BaseRunner):
             run_opencompass.tally.died(task, died)
             return {number: (task.name, 1)}
         name, code, scored, part = value
+        run_opencompass.tally.keep(task, part)
         run_opencompass.tally.add(part)
         if scored:
             Partitioner.scored[_names(config)] = scored

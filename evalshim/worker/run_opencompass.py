@@ -43,6 +43,7 @@ from . import (
 )
 from .answers import Answers
 from .grading import Grading, JudgeError
+from .journal import Journal
 
 tally = None
 
@@ -68,7 +69,9 @@ def run(job):
         if job.get("limited"):
             _score_the_problems_that_were_asked()
     arguments = dict(job["arguments"])
-    arguments.update(_earlier(job, parts) or _from_elsewhere(job, parts))
+    stamp = job.get("stamp") or time.strftime("%Y%m%d_%H%M%S")
+    if _go_on(job) | _earlier(job, parts, stamp) | _from_elsewhere(job, parts, stamp):
+        arguments["reuse"] = stamp
     parser = catalogue.parser_of(upstream.parse_args)
     sys.argv = ["opencompass", job["config"], *flags(parser, arguments)]
     try:
@@ -206,10 +209,64 @@ def _parts(path):
     }
 
 
-def _earlier(job, parts):
-    """Put the predictions of an earlier run where upstream goes on from them."""
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    found = {}
+def _go_on(job):
+    """Look through what this run has already: upstream takes a file that is there for whole.
+
+    Returns:
+        Whether there is anything.
+    """
+    if not job.get("stamp"):
+        return False
+    folder = tally.work_dir = os.path.join(job["arguments"]["work_dir"], job["stamp"])
+    for kind in ("predictions", "results"):
+        for path in glob(os.path.join(escape(folder), kind, "**", "*.json"), recursive=True):
+            if _read(path) is None:
+                os.remove(path)
+    tally.parts_seen = Journal(os.path.join(folder, "parts.jsonl"))
+    for (model, abbr), cell in tally.cells.items():
+        if job["arguments"].get("mode") != "eval":
+            _ask_again(cell, model, abbr, os.path.join(folder, "predictions"))
+    for part in tally.parts_seen.read().values():
+        if tally.still_has(part):
+            tally.add(part)
+    return True
+
+
+def _ask_again(cell, model, abbr, folder):
+    """Have a set asked again for what got no answer."""
+    path = os.path.join(folder, model, f"{abbr}.json")
+    aside = f"{path}.lacking"
+    if (answers := _read(path)) is not None and not _is_whole(answers):
+        # Aside until the set is answered anew: a kill must not cost what is there.
+        os.replace(path, aside)
+        graded = os.path.join(os.path.dirname(folder), "results", model, f"{abbr}.json")
+        if os.path.exists(graded):
+            os.remove(graded)
+    if (answers := _read(aside)) is not None:
+        tally.know(model, abbr, answers)
+
+
+def _read(path):
+    """The mapping in a JSON file; None where there is no whole one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_whole(answers):
+    return all(isinstance(a, dict) and a.get("prediction") for a in answers.values())
+
+
+def _earlier(job, parts, stamp):
+    """Put the predictions of an earlier run where upstream goes on from them.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
     for cell in job["cells"]:
         source = (job.get("reuse") or {}).get(cell["id"])
         for abbr in parts[cell["dataset"]]["datasets"] if source else ():
@@ -224,27 +281,30 @@ def _earlier(job, parts):
                 if stem == name or stem.rpartition("_")[0] == name:
                     place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
                     os.makedirs(place, exist_ok=True)
-                    shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
-                    found = {"reuse": stamp}
+                    target = os.path.join(place, os.path.basename(path))
+                    if not os.path.exists(target):
+                        shutil.copyfile(path, f"{target}.copy")
+                        os.replace(f"{target}.copy", target)
+                    found = True
     return found
 
 
 def _lacks_answers(job, cell, abbr, path):
     """Whether a set of an earlier run is to be asked again for what got no answer."""
-    with open(path, encoding="utf-8") as file:
-        answers = json.load(file)
-    texts = {int(i): answer.get("prediction") for i, answer in answers.items()}
-    if job["arguments"].get("mode") == "eval" or all(texts.values()):
+    answers = _read(path)
+    if answers is not None and (job["arguments"].get("mode") == "eval" or _is_whole(answers)):
         return False
-    kept = {i: text for i, text in texts.items() if text and isinstance(text, str)}
-    tally.known[cell["model"], abbr] = kept
+    tally.know(cell["model"], abbr, answers or {})
     return True
 
 
-def _from_elsewhere(job, parts):
-    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have."""
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    found = {}
+def _from_elsewhere(job, parts, stamp):
+    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
     for cell in job["cells"]:
         own, given = parts[cell["dataset"]]["datasets"], cell.get("predictions")
         for abbr in own if given else ():
@@ -260,7 +320,7 @@ def _from_elsewhere(job, parts):
             read = tally.given[cell["model"], abbr] = predictions.read(path)
             with open(place, "w", encoding="utf-8") as file:
                 json.dump({i: {"prediction": p} for i, p in read.items()}, file, ensure_ascii=False)
-            found = {"reuse": stamp}
+            found = True
     return found
 
 
@@ -299,6 +359,7 @@ class _Tally:
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
         self.current = None
+        self.parts_seen = None  # a journal of what forks have seen
         self.part_name = None  # of what is counted: a fork knows only its own
         self.work_dir = None
         self.lock = threading.Lock()
@@ -306,6 +367,18 @@ class _Tally:
     def cell_of(self, task):
         self.work_dir = os.path.abspath(task.work_dir)
         return self.cells[_pair(task)]
+
+    def know(self, model, abbr, answers):
+        """Take what an earlier run has of a set that it did not finish."""
+        texts = {int(i): a.get("prediction") for i, a in answers.items() if isinstance(a, dict)}
+        kept = {i: text for i, text in texts.items() if text and isinstance(text, str)}
+        self.known.setdefault((model, abbr), {}).update(kept)
+
+    def still_has(self, part):
+        """Whether the predictions that a fork made are there, and what it scored."""
+        stages = ["predictions", *(["results"] if part["grading"] else [])]
+        files = [self._files(stage, part["cell"]) for stage in stages]
+        return all(abbr in found for abbr in part["seen"] for found in files)
 
     def begin_part(self, task):
         """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
@@ -332,6 +405,8 @@ class _Tally:
     def add(self, part):
         """Take over what a fork has seen."""
         cell = part["cell"]
+        if cell not in self.seen:
+            return  # of an earlier process, whose cell has ended
         for abbr, facts in part["seen"].items():
             self.seen[cell][abbr] = SimpleNamespace(**facts)
         for abbr, error in part["failed"].items():
@@ -340,6 +415,13 @@ class _Tally:
             grading = self.gradings.setdefault(cell, Grading(self.judges[cell]))
             grading.add(part["grading"])
         self.spans[cell] += part["spans"]
+
+    def keep(self, task, part):
+        """Write down what a fork has seen: a later process goes on from it."""
+        if self.parts_seen is None:
+            self.parts_seen = Journal(os.path.join(self.work_dir, "parts.jsonl"))
+        if not part["failed"]:
+            self.parts_seen.add("/".join(_pair(task)), {**part, "spans": []})
 
     def died(self, task, how):
         """The fork of a task did not come to its end."""
@@ -388,6 +470,13 @@ class _Tally:
         seen = Answers(path, samples, lambda more: self._count(cell, self.done, more), known)
         self.seen[cell][abbr] = seen
         return seen
+
+    def judged(self, number):
+        """What is to see the answers of the judge, the `number`-th of the task under way."""
+        name = (self.part_name or self.current).replace("/", "_")
+        folder = os.path.join(self.work_dir, "judge_journals")
+        os.makedirs(folder, exist_ok=True)
+        return Answers(os.path.join(folder, f"{name}_{number}.journal"))
 
     def expect(self, samples):
         self._count(self.current, self.total, samples)

@@ -54,6 +54,7 @@ from . import (
     ranks,
     torchvision_ops,
     turns,
+    whole_files,
 )
 
 # Cells whose models are behind endpoints: the next ones ask while one of them is scored, or has
@@ -80,6 +81,7 @@ def run(job):
     from . import connections  # `requests` comes with upstream
 
     connections.keep()
+    whole_files.write_whole()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
     health.announce("vlmeval", begun)
@@ -182,6 +184,9 @@ def _run_cell(runner, cell, known):
     vars(args).update(cell["namespace"])
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
+    for path in Path(args.work_dir).rglob("*.journal"):
+        fan_out.resolve(path.with_suffix(""))  # of a run that was cut short, be it this one
+    watch.go_on(os.path.join(args.work_dir, "seen.jsonl"))
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:
         with judging.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):
@@ -214,8 +219,6 @@ def _copy_earlier(cell, work_dir):
         if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-    for path in work_dir.rglob("*.journal"):
-        fan_out.resolve(path.with_suffix(""))
 
 
 def _known_datasets():
