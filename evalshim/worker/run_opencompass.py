@@ -436,7 +436,7 @@ class _Tally:
         channel.section(cell)
         if cell not in self.started:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
         outcome = {"code": 0}
         try:
             with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
@@ -452,7 +452,7 @@ class _Tally:
         """Upstream's runner works in processes of its own and says nothing in between."""
         for cell in self.parts:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
 
     def grading(self):
         """What grades the cell of the task under way."""

@@ -122,7 +122,7 @@ def _attempt(runner, rank, cell, known):
     """Run a cell, whose end is reported however it comes; the exception that ended it."""
     turns.rank(rank)
     phases.begin()
-    channel.emit("started", cell["id"])
+    channel.emit("started", cell["id"], pid=os.getpid())
     try:
         _run_cell(runner, cell, known)
     except (Exception, SystemExit, turns.Stopped) as error:
