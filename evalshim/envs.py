@@ -152,7 +152,7 @@ def setup(
     if source and Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
     pins = _pins(backend)
-    with _lock(backend, say):
+    with lock(backend, say):
         current = state(backend)
         asked = (source, python)
         if current and not upgrade and current.pins == pins:
@@ -166,7 +166,7 @@ def setup(
                     f"remove {prefix(backend)} for the pinned one"
                 )
                 return current
-        _sweep(backend)
+        sweep(backend)
         place = prefix(backend)
         building = place.with_name(f".{backend}-{os.getpid()}")
         try:
@@ -216,7 +216,7 @@ def names(
     if (found := catalogue.read(path)) or say is None:
         return found
     say(f"{backend}: collecting the names that {chosen.python} knows (once)")
-    with _lock(backend, say):
+    with lock(backend, say):
         _, collected = _ask(chosen.python, backend, "catalogue", managed=chosen.managed)
         catalogue.write(path, backend, collected)
     return catalogue.read(path)
@@ -361,7 +361,7 @@ def _with_upstream(python: str, backend: BackendName) -> str:
 
 
 @contextlib.contextmanager
-def _lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
+def lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the set-up of `backend`; the lock ends with its process, however that ends."""
     path = home() / "envs" / f".{backend}.lock"
     try:
@@ -385,8 +385,8 @@ def _lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _sweep(backend: BackendName) -> None:
-    """Remove what a killed set-up left; the lock is ours, so nobody builds there."""
+def sweep(backend: BackendName) -> None:
+    """Remove what a killed set-up left; for who has the `lock`: nobody builds there."""
     for folder in prefix(backend).parent.glob(f".{backend}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 

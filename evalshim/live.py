@@ -255,7 +255,7 @@ class LiveRun:
                 str(error),
                 "what upstream wrote is below it all the same",
             ) from error
-        _point_latest(self.folder)
+        results.point_latest(self.folder)
         return RunResult(self.folder, self.header, tuple(rows))
 
     def _rows(self, cell: Cell, outcome: CellOutcome) -> list[Row]:
@@ -365,15 +365,3 @@ def _named(judge: JudgeSpec) -> dict[str, Any] | None:
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _point_latest(folder: Path) -> None:
-    """`latest` beside the run, moved over the old one; without it where links are not possible."""
-    link = folder.parent / "latest"
-    beside = folder.parent / f".latest-{folder.name}"
-    try:
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(folder.name)
-        beside.replace(link)
-    except OSError:
-        beside.unlink(missing_ok=True)

@@ -211,6 +211,18 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def point_latest(folder: Path) -> None:
+    """`latest` beside the run, moved over the old one; without it where links are not possible."""
+    link = folder.parent / "latest"
+    beside = folder.parent / f".latest-{folder.name}"
+    try:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name)
+        beside.replace(link)
+    except OSError:
+        beside.unlink(missing_ok=True)
+
+
 def _printable(text: str) -> str:
     """`text` that can be encoded: a lone half of a surrogate pair becomes its escape."""
     return text.encode(errors="backslashreplace").decode()

@@ -16,7 +16,9 @@ from typing import Any
 from evalshim import (
     config,
     dialects,
+    envs,
     judge_entries,
+    locks,
     model_entries,
     plans,
     progress,
@@ -194,8 +196,18 @@ def execute(
     titles = {name: BACKENDS[name].title for name in run.parts}
     shown = sys.stderr.isatty() if terminal is None else terminal
     reporter = progress.for_stream(planned.cells, titles, terminal=shown)
-    with _terminated_as_interrupted(), reporter:
+    with locks.held(run.folder), _used(planned), _terminated_as_interrupted(), reporter:
         return run.go(reporter)
+
+
+@contextlib.contextmanager
+def _used(planned: Plan) -> Iterator[None]:
+    """Keep the managed environments of a run from being removed under it."""
+    with contextlib.ExitStack() as stack:
+        for name, found in planned.interpreters.items():
+            if found.managed:
+                stack.enter_context(locks.shared(envs.prefix(name) / envs.STATE))
+        yield
 
 
 def _divided(planned: Plan) -> Plan:

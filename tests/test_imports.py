@@ -22,6 +22,7 @@ ALLOWED = {
     },
     "compare": {"results", *SHARED},
     "digests": set(),
+    "locks": {"errors"},
     "endpoints": SHARED,
     "preflight": {"endpoints", "process", *SHARED},
     "readiness": {"endpoints", "plans", "preflight", "readers", *SHARED},
@@ -30,8 +31,8 @@ ALLOWED = {
     "evalscope_task": {"readers", *SHARED},
     "compat": {"runs", "results", *SHARED},
     "runs": {
-        "backends", "config", "dialects", "judge_entries", "live", "model_entries", "plans",
-        "progress", "readers", "readiness", "results", *SHARED,
+        "backends", "config", "dialects", "envs", "judge_entries", "live", "locks",
+        "model_entries", "plans", "progress", "readers", "readiness", "results", *SHARED,
     },
     "live": {
         "backends", "config", "digests", "earlier", "endpoints", "envs", "plans", "process",
