@@ -17,9 +17,13 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results", "plans"},
     "cli": {
-        "adapters", "data_files", "demo", "diagnosis", "envs", "errors", "evalscope_task", "flags",
-        "plans", "registry", "results", "runs", "compare", "readiness", "",
+        "adapters", "cli_housekeeping", "data_files", "demo", "diagnosis", "envs", "errors",
+        "evalscope_task", "flags", "plans", "registry", "results", "runs", "compare", "readiness",
+        "",
     },
+    "cli_housekeeping": {"envs", "errors", "housekeeping", "registry", "results", "run_logs"},
+    "housekeeping": {"envs", "locks", "results", *SHARED},
+    "run_logs": {"housekeeping", "locks", "errors"},
     "compare": {"results", *SHARED},
     "digests": set(),
     "locks": {"errors"},
