@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalshim import catalogue, pip_settings, process
+from evalshim import catalogue, locks, pip_settings, process
 from evalshim.catalogue import Catalogue
-from evalshim.errors import EvalshimError, SetupError
+from evalshim.errors import ConfigError, EvalshimError, SetupError
 from evalshim.spec import BackendName, Event
 
 PINS = Path(__file__).parent / "pins"
@@ -147,6 +147,7 @@ def setup(
         say: Told what is being done.
 
     Raises:
+        ConfigError: A run uses the environment that is there, and it would not stay.
         SetupError: An install or the health check failed; nothing is left behind.
     """
     if source and Path(source).expanduser().is_dir():
@@ -166,7 +167,8 @@ def setup(
                     f"remove {prefix(backend)} for the pinned one"
                 )
                 return current
-        sweep(backend)
+        with unused(backend):
+            sweep(backend)
         place = prefix(backend)
         building = place.with_name(f".{backend}-{os.getpid()}")
         try:
@@ -382,6 +384,23 @@ def lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def unused(backend: BackendName) -> Iterator[None]:
+    """Keep runs from the environment of `backend` within the block.
+
+    Raises:
+        ConfigError: One uses it, and would be left without what it imports.
+    """
+    with locks.unshared(prefix(backend) / STATE) as free:
+        if not free:
+            raise ConfigError(
+                f"a run uses the environment of {backend}",
+                "it would be left without what it has still to import",
+                "wait until it has ended; `shim runs` lists the runs of a folder",
+            )
         yield
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -262,13 +263,7 @@ def remove_environment(
         freed = size(place)
         # Where a set-up would sweep it, should this be interrupted.
         going = place.with_name(f".{backend}-{os.getpid()}")
-        with _told(f"cannot remove {place}"), locks.unshared(place / envs.STATE) as free:
-            if not free:
-                raise ConfigError(
-                    f"a run uses the environment of {backend}",
-                    "what it imports would be gone",
-                    "wait until it has ended; `shim runs` lists runs",
-                )
+        with _told(f"cannot remove {place}"), envs.unused(backend):
             place.rename(going)
         _remove_tree(going)
     return freed
@@ -291,6 +286,12 @@ def size(folder: Path) -> int:
 
 def _remove_tree(folder: Path) -> None:
     with _told(f"cannot remove {folder}"):
+        # A worker outlives its killed run by a moment, and may be writing.
+        for _ in range(4):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+                return
+            time.sleep(0.2)
         shutil.rmtree(folder)
 
 

@@ -67,7 +67,7 @@ ALLOWED = {
     "reading": {"catalogue", "dialects", "envs", "plugin_files", "readers", *SHARED},
     "plugin_files": SHARED,
     "readers": {"errors", "spec"},
-    "envs": {"catalogue", "pip_settings", "process", *SHARED},
+    "envs": {"catalogue", "locks", "pip_settings", "process", *SHARED},
     "diagnosis": {"envs", "registry"},
     "demo": {"demo"},
     "pip_settings": set(),

@@ -50,6 +50,7 @@ from . import (
     plugins,
     predictions,
     ranks,
+    shared_data,
     torchvision_ops,
 )
 
@@ -72,6 +73,7 @@ def run(job):
     pace.install()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
+    shared_data.write_whole()
     health.announce("vlmeval", begun)
     if not plugins.load(job):
         return
