@@ -30,7 +30,7 @@ import time
 import traceback
 from glob import escape, glob
 
-from . import catalogue, channel, health, opencompass_judge, plugins, predictions
+from . import catalogue, channel, health, opencompass_judge, plugins, predictions, shared_data
 from .answers import Answers
 from .grading import Grading, JudgeError
 
@@ -42,6 +42,7 @@ def run(job):
     begun = time.monotonic()
     import opencompass.cli.main as upstream
 
+    shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
         return

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,19 @@ from .conftest import SHIM, bodies, shim
 Config = Callable[..., Path]
 PICTURES = 6
 WORKER = Path(evalshim.__file__).parent / "worker"
-# What stands at a file's place when the library that writes it for upstream has just begun;
-# and what in the end, and after a download that broke.
-WRITING = """
-import base64, importlib.util, io, json, os, sys, urllib.request
+WORKERS = """
+import importlib.util, json, os, sys
 here, folder, patched = sys.argv[1:]
 spec = importlib.util.spec_from_file_location(
     "evalshim_worker", os.path.join(here, "__init__.py"), submodule_search_locations=[here])
 package = importlib.util.module_from_spec(spec)
 sys.modules["evalshim_worker"] = package
 spec.loader.exec_module(package)
+"""
+# What stands at a file's place when the library that writes it for upstream has just begun;
+# and what in the end, and after a download that broke.
+WRITING = """
+import base64, io, urllib.request
 from evalshim_worker import lazy, shared_data, torchvision_ops
 torchvision_ops.install()
 with lazy.vlmeval():
@@ -146,7 +150,7 @@ def test_files_that_runs_share_are_written_whole(
 ) -> None:
     (tmp_path / "lmudata").mkdir()
     done = subprocess.run(
-        [environments["vlmeval"], "-c", WRITING, WORKER, tmp_path / "lmudata", how],
+        [environments["vlmeval"], "-c", WORKERS + WRITING, WORKER, tmp_path / "lmudata", how],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -158,6 +162,65 @@ def test_files_that_runs_share_are_written_whole(
     assert left == (["b.tsv"] if in_place else [])
     assert files == ["0.png", "d.tsv", "d_local.tsv"]
     assert sizes == [[300, 300], "index\n1\n", 1]
+
+
+# Fetches a set of data as upstream does; whether its folder stands there while it is unpacked.
+FETCHING = """
+import hashlib, zipfile
+os.environ["COMPASS_DATA_CACHE"] = folder
+from evalshim_worker import shared_data
+from opencompass.utils import datasets
+if patched == "patched":
+    shared_data.unpack_whole()
+archive = os.path.join(os.path.dirname(folder), "pets.zip")
+md5 = hashlib.md5(open(archive, "rb").read()).hexdigest()
+datasets.DATASETS_URL["/pets"] = {"url": f"file://{archive}", "md5": md5}
+begun = []
+extractall = zipfile.ZipFile.extractall
+def watch(*args, **kwargs):
+    extractall(*args, **kwargs)
+    begun.append(os.path.exists(os.path.join(folder, "data", "pets")))
+zipfile.ZipFile.extractall = watch
+print("ready", file=sys.stderr, flush=True)
+sys.stdin.readline()
+path = datasets.get_data_path("data/pets", local_mode=True)
+files = sorted(os.listdir(path))
+print(json.dumps([begun, files]))
+"""
+
+
+@pytest.mark.parametrize(("how", "runs"), [("upstream", 1), ("patched", 1), ("patched", 2)])
+def test_a_folder_of_data_is_fetched_whole_and_once(
+    environments: dict[str, Path], tmp_path: Path, how: str, runs: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for number in range(200):
+            archive.writestr(f"pets/{number}.jsonl", "{}\n" * 1000)
+    (tmp_path / "cache" / "data" / "birds").mkdir(parents=True)
+    code, cache = WORKERS + FETCHING, tmp_path / "cache"
+    processes = [
+        subprocess.Popen(
+            [environments["opencompass"], "-c", code, WORKER, cache, how],
+            cwd=tmp_path, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for _ in range(runs)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stderr
+        assert "ready\n" in iter(process.stderr.readline, "")
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [process.communicate(timeout=300) for process in processes]
+
+    assert [p.returncode for p in processes] == [0] * runs, ended[0][1][-4000:]
+    found = [json.loads(stdout.splitlines()[-1]) for stdout, _ in ended]
+    assert [begun for each, _ in found for begun in each] == [how == "upstream"]
+    assert [len(files) for _, files in found] == [200] * runs
+    left = {path.name for path in (tmp_path / "cache" / "data").iterdir()}
+    assert left == {"birds", "pets"}
 
 
 def test_two_runs_unpack_the_same_pictures(
