@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 import evalshim
-from evalshim import registry
+from evalshim import cli_housekeeping, registry
+from evalshim.cli_housekeeping import size
 from evalshim.errors import EvalshimError
 
 BACKEND = click.Choice(registry.BACKENDS)
@@ -57,7 +58,7 @@ def setup(backends: tuple[Any, ...], python: str | None, source: str | None, upg
         health = made.health
         click.echo(
             f"{backend}: {health.distribution} {health.version}, Python {health.python_version}, "
-            f"torch {health.torch}, {made.packages} packages, {_size(made.size)}, "
+            f"torch {health.torch}, {made.packages} packages, {size(made.size)}, "
             f"in {envs.prefix(backend)}"
         )
 
@@ -352,6 +353,10 @@ def results(run: Path, form: str) -> None:
     click.echo(results.render(results.load(run), form))
 
 
+main.add_command(cli_housekeeping.runs)
+main.add_command(cli_housekeeping.logs)
+
+
 @main.command()
 @click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
@@ -385,6 +390,9 @@ def doctor(ctx: click.Context, python: str | None, as_json: bool) -> None:
     ctx.exit(0 if all(b["usable"] for b in found["backends"]) else 3)
 
 
+main.add_command(cli_housekeeping.env)
+
+
 @main.command()
 @click.option("--serve", is_flag=True, help="Only serve the endpoint, until Ctrl-C.")
 @click.option("--port", type=int, default=0, help="Port to serve on.  [default: a free one]")
@@ -407,7 +415,3 @@ def demo(ctx: click.Context, serve: bool, port: int, work_dir: str | None) -> No
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

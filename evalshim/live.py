@@ -104,7 +104,7 @@ class LiveRun:
         text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
         self._save()
-        _point_latest(self.folder)
+        results.point_latest(self.folder)
         data = header.DataNotes(self.plan, lambda: self.crew.events.put(Event("hashed")))
         try:
             with self.gate.open():
@@ -375,15 +375,3 @@ class LiveRun:
 
 def _s(seconds: float) -> str:
     return f"{seconds:g} s"
-
-
-def _point_latest(folder: Path) -> None:
-    """`latest` beside the run, moved over the old one; without it where links are not possible."""
-    link = folder.parent / "latest"
-    beside = folder.parent / f".latest-{folder.name}"
-    try:
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(folder.name)
-        beside.replace(link)
-    except OSError:
-        beside.unlink(missing_ok=True)

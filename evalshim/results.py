@@ -227,6 +227,18 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
+def point_latest(folder: Path) -> None:
+    """`latest` beside the run, moved over the old one; without it where links are not possible."""
+    link = folder.parent / "latest"
+    beside = folder.parent / f".latest-{folder.name}"
+    try:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name)
+        beside.replace(link)
+    except OSError:
+        beside.unlink(missing_ok=True)
+
+
 def _printable(text: str) -> str:
     """`text` that can be encoded: a lone half of a surrogate pair becomes its escape."""
     return text.encode(errors="backslashreplace").decode()

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import Any
 from evalshim import (
     config,
     dialects,
+    envs,
     judge_entries,
+    locks,
     model_entries,
     plans,
     progress,
@@ -194,20 +196,39 @@ def execute(
     """
     begun = time.time()
     folder = resumption.folder(resume) if resume else None
-    if folder:
-        spec = replace(spec, work_dir=folder.parent)
-    planned = plans.plan(spec, say=_say)
-    looked = readiness.look(planned, endpoints=preflight)
-    planned = plans.going_on(looked.require())
-    for notice in (f"{found.what}: {found.notice}" for found in looked.findings if found.notice):
-        _say(notice)
-    old = resumption.look(folder, planned, force) if folder else None
-    run = LiveRun(planned, folder or _new_run_directory(planned.spec.work_dir), command, begun, old)
-    titles = {name: BACKENDS[name].title for name in run.parts}
-    shown = sys.stderr.isatty() if terminal is None else terminal
-    reporter = progress.for_stream(planned.cells, titles, terminal=shown, traffic=run.gate.traffic)
-    with _interruptible(run), reporter:
-        return run.go(reporter)
+    with contextlib.ExitStack() as held:
+        if folder:
+            held.enter_context(locks.held(folder))
+            spec = replace(spec, work_dir=folder.parent)
+        planned = plans.plan(spec, say=_say)
+        looked = readiness.look(planned, endpoints=preflight)
+        planned = plans.going_on(looked.require())
+        for found in looked.findings:
+            if found.notice:
+                _say(f"{found.what}: {found.notice}")
+        old = resumption.look(folder, planned, force) if folder else None
+        if folder is None:
+            folder = _new_run_directory(planned.spec.work_dir)
+            held.enter_context(locks.held(folder))
+        held.enter_context(_used(planned))
+        run = LiveRun(planned, folder, command, begun, old)
+        titles = {name: BACKENDS[name].title for name in run.parts}
+        shown = sys.stderr.isatty() if terminal is None else terminal
+        reporter = progress.for_stream(
+            planned.cells, titles, terminal=shown, traffic=run.gate.traffic
+        )
+        with _interruptible(run.interrupt), reporter:
+            return run.go(reporter)
+
+
+@contextlib.contextmanager
+def _used(planned: Plan) -> Iterator[None]:
+    """Keep the managed environments of a run from being removed under it."""
+    with contextlib.ExitStack() as stack:
+        for name, found in planned.interpreters.items():
+            if found.managed:
+                stack.enter_context(locks.shared(envs.prefix(name) / envs.STATE))
+        yield
 
 
 def resume(
@@ -239,7 +260,7 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(run: LiveRun) -> Iterator[None]:
+def _interruptible(interrupt_run: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP let a run end in good order; a second one ends it at once."""
     told: list[int] = []
 
@@ -247,7 +268,7 @@ def _interruptible(run: LiveRun) -> Iterator[None]:
         told.append(number)
         if len(told) > 1:
             raise KeyboardInterrupt
-        run.interrupt()
+        interrupt_run()
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -39,6 +39,7 @@ from . import (
     phases,
     plugins,
     predictions,
+    shared_data,
     turns,
 )
 from .answers import Answers
@@ -53,6 +54,7 @@ def run(job):
     begun = time.monotonic()
     import opencompass.cli.main as upstream
 
+    shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
         return

@@ -52,6 +52,7 @@ from . import (
     plugins,
     predictions,
     ranks,
+    shared_data,
     torchvision_ops,
     turns,
     whole_files,
@@ -84,6 +85,7 @@ def run(job):
     whole_files.write_whole()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
+    shared_data.write_whole()
     health.announce("vlmeval", begun)
     if not plugins.load(job):
         return
