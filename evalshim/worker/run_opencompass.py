@@ -10,6 +10,7 @@ Job, beside what `__main__` says:
     cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr,
                "judge": what grades it (adapters/judge_env.py), or null,
                "predictions": {stem: file of predictions made elsewhere}, or null}]
+    served:    the configuration is a generated one, all its models are behind endpoints
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
@@ -32,6 +33,7 @@ from glob import escape, glob
 from types import SimpleNamespace
 
 from . import (
+    api_imports,
     catalogue,
     channel,
     health,
@@ -52,8 +54,8 @@ tally = None
 def run(job):
     global tally
     begun = time.monotonic()
-    import opencompass.cli.main as upstream
-
+    put_off = job["served"] and not job["plugins"]
+    upstream = api_imports.load("opencompass", _upstream) if put_off else _upstream()
     shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
@@ -82,6 +84,12 @@ def run(job):
         channel.section()
         tally.fail_rest(error)
     tally.finish(job["arguments"]["work_dir"])
+
+
+def _upstream():
+    import opencompass.cli.main as upstream
+
+    return upstream
 
 
 def _count(job):
@@ -196,6 +204,7 @@ def _parts(path):
     from mmengine.config import Config
 
     config = Config.fromfile(path, format_python_code=False)
+    api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
 
     def spread(name):

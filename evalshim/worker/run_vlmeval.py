@@ -26,7 +26,6 @@ judge as their endpoints say), sent (parameters of a request), answered (of the 
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
@@ -38,13 +37,13 @@ from functools import partial
 from pathlib import Path
 
 from . import (
+    api_imports,
     channel,
     custom_data,
     fan_out,
     forks,
     health,
     judging,
-    lazy,
     literals,
     models,
     pace,
@@ -69,8 +68,8 @@ def run(job):
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    with judging.without_stray_env(), lazy.vlmeval() if served else contextlib.nullcontext():
-        runner = load_runner()
+    with judging.without_stray_env():
+        runner = api_imports.load("vlmeval", load_runner) if served else load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")

@@ -162,7 +162,7 @@ def test_what_failed_is_asked_again_and_nothing_else(tmp_path: Path) -> None:
 
     def sometimes(messages: list[dict[str, Any]]) -> str:
         text = str(messages[-1]["content"])
-        if broken.is_set() and ("square" in text or "apples" in text):
+        if broken.is_set() and ("square" in text or "postcards" in text):
             raise ConnectionAbortedError("not now")
         return answers.answer(messages)
 
