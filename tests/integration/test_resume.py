@@ -294,13 +294,12 @@ def test_a_cell_that_hangs_fails_and_the_next_goes_on(tmp_path: Path) -> None:
     plugin = tmp_path / "hang.py"
     plugin.write_text(
         "import time\n"
-        "from vlmeval.dataset import CustomMCQDataset\n"
-        "build_prompt = CustomMCQDataset.build_prompt\n"
+        "from vlmeval.dataset import CustomTextMCQDataset as Set\n"
+        "build_prompt = Set.build_prompt\n"
         "def slow(self, line):\n"
-        "    if 'hang' in self.dataset_name:\n"
-        "        while True: time.sleep(1)\n"
+        "    while 'hang' in self.dataset_name: time.sleep(1)\n"
         "    return build_prompt(self, line)\n"
-        "CustomMCQDataset.build_prompt = slow\n"
+        "Set.build_prompt = slow\n"
     )
     for name in ("hangs", "works"):
         text = "index\tquestion\tA\tB\tanswer\n1\tWhich?\tcat\tdog\tA\n"
@@ -321,19 +320,19 @@ def test_a_cell_that_hangs_fails_and_the_next_goes_on(tmp_path: Path) -> None:
     ("code", "said"),
     [
         ("import os; os.kill(os.getpid(), 11)", "signal 11"),
-        ("import sys; sys.exit(7)", "sys.exit(7)"),
+        ("import sys; sys.exit(7)", "SystemExit: 7"),
         ("import os; os._exit(3)", "exit code 3"),
     ],
 )
 def test_what_ends_a_process_ends_its_cell_alone(tmp_path: Path, code: str, said: str) -> None:
     plugin = tmp_path / "evil.py"
     plugin.write_text(
-        "from vlmeval.dataset import CustomMCQDataset\n"
-        "evaluate = CustomMCQDataset.evaluate\n"
+        "from vlmeval.dataset import CustomTextMCQDataset as Set\n"
+        "evaluate = Set.evaluate\n"
         "def ends(self, *args, **kwargs):\n"
         f"    if 'dies' in self.dataset_name: {code}\n"
         "    return evaluate(self, *args, **kwargs)\n"
-        "CustomMCQDataset.evaluate = ends\n"
+        "Set.evaluate = ends\n"
     )
     for name in ("dies", "lives"):
         text = "index\tquestion\tA\tB\tanswer\n1\tWhich?\tcat\tdog\tA\n"
