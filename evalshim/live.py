@@ -7,7 +7,6 @@ reason; only an interrupt ends a run early.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import queue
@@ -64,6 +63,7 @@ class LiveRun:
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = dict(old.ended) if old else {}
+        self.samples = kept.Samples(folder / "samples.jsonl", plan.cells)
         self.parts = by_backend([c for c in plan.cells if c.id not in self.outcomes])
         self.parts_done: dict[str, dict[str, tuple[int, ...]]] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
@@ -103,6 +103,7 @@ class LiveRun:
         """Run to the end, or to an interrupt; in both cases the result files are written."""
         text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
+        self.samples.begin(self.outcomes)
         self._save()
         results.point_latest(self.folder)
         data = header.DataNotes(self.plan, lambda: self.crew.events.put(Event("hashed")))
@@ -283,9 +284,14 @@ class LiveRun:
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
         with contextlib.suppress(OSError):  # a full disk: the rows are known all the same
-            outcome = kept.keep(self.folder, cell.id, outcome)
-        self.outcomes[cell.id] = replace(outcome, samples=())
-        entry.update(status=outcome.status, error=outcome.error, finished_at=header.now())
+            self.samples.add(cell.id, outcome.samples)
+        self.outcomes[cell.id] = outcome = replace(outcome, samples=())
+        entry.update(
+            outcome=kept.plain(outcome),
+            status=outcome.status,
+            error=outcome.error,
+            finished_at=header.now(),
+        )
         entry.update(n=outcome.n, n_failed=outcome.n_failed, n_judge_failed=outcome.n_judge_failed)
         entry.update(notes=list(outcome.notes), sent=dict(outcome.sent))
         entry.update(reported=outcome.reported.get("model") or None)
@@ -316,9 +322,9 @@ class LiveRun:
             for endpoint, c in ((e, lane.counts) for e, lane in self.gate.lanes.items())
         }
         try:
-            lines = (kept.samples(self.folder, cell) for cell in self.cells)
+            lines = self.samples.of(self.cells)
             self.header["phases"] = phases.seconds([*self.spans, ("collect", begun, time.time())])
-            results.write(self.folder, self.header, rows, itertools.chain.from_iterable(lines))
+            results.write(self.folder, self.header, rows, lines)
         except OSError as error:
             raise EvalshimError(
                 f"cannot write the results to {self.folder}",

@@ -127,12 +127,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def ended(run_dir: Path, planned: Plan) -> dict[str, CellOutcome]:
+def ended(old: Mapping[str, Any], planned: Plan) -> dict[str, CellOutcome]:
     """The cells that need nothing more, with their outcomes."""
     wanted = {"scored", "skipped", *(["infer_only"] if planned.spec.mode == "infer" else [])}
     found = {}
     for cell in planned.cells:
-        outcome = kept.outcome(run_dir, cell.id)
+        outcome = kept.outcome(old["cells"].get(cell.id) or {})
         if outcome and outcome.status in wanted and not _lacks(outcome):
             found[cell.id] = outcome
     return found
@@ -160,4 +160,4 @@ def look(run_dir: Path, planned: Plan, force: bool) -> GoingOn:
             "\n".join(differ[:20]),
             "run it anew, or --force to go on all the same",
         )
-    return GoingOn(old, ended(run_dir, planned), differ)
+    return GoingOn(old, ended(old, planned), differ)
