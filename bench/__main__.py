@@ -102,7 +102,7 @@ def measured(system: System, case: Case, made: Path, here: Path) -> Measured:
         Failed: It failed, or did not ask what it was to ask.
     """
     here.mkdir()
-    if not case.samples or system == "dataset":
+    if not case.samples or system in ("dataset", "imports"):
         command = systems.command(system, case, made, here, "")
         _, took, peaks = timed(command.argv, here, command.env, memory=case.memory)
         return Measured(took, **peaks)

@@ -117,8 +117,18 @@ def _evalshim(case: Case, made: Path, here: Path, url: str) -> Command:
 
 
 def _dataset(case: Case, made: Path, here: Path, url: str) -> Command:
-    code = "import vlmeval.dataset as d, time; d.CustomMCQDataset(dataset='mcq'); time.sleep(1)"
-    return Command([envs.interpreter("vlmeval").python, "-c", code], _lmudata(made, here))
+    return _in_vlmevalkit("made = vlmeval.dataset.CustomMCQDataset(dataset='mcq')", made, here)
+
+
+def _imports(case: Case, made: Path, here: Path, url: str) -> Command:
+    return _in_vlmevalkit("", made, here)
+
+
+def _in_vlmevalkit(code: str, made: Path, here: Path) -> Command:
+    """Code in VLMEvalKit's environment; what it made stays until its memory was looked at."""
+    lines = ("import vlmeval.dataset, time", code, "time.sleep(1)")
+    python = envs.interpreter("vlmeval").python
+    return Command([python, "-c", "\n".join(lines)], _lmudata(made, here))
 
 
 def _evalscope(case: Case, made: Path, here: Path, url: str) -> Command:
@@ -141,6 +151,7 @@ _COMMANDS: dict[System, Callable[[Case, Path, Path, str], Command]] = {
     "EvalScope": _evalscope,
     "evalshim": _evalshim,
     "dataset": _dataset,
+    "imports": _imports,
 }
 
 
