@@ -81,8 +81,8 @@ def cases(quick: bool) -> dict[str, Case]:
         Case("many", "mcq", 1_000 if quick else 10_000, systems=big),
         Case("mmlu", "mmlu", 4 if quick else 20, systems=big),
         Case(
-            "memory", "mcq", 10_000 if quick else 100_000, systems=("imports", "dataset", "evalshim"),
-            memory=True,
+            "memory", "mcq", 10_000 if quick else 100_000, memory=True,
+            systems=("imports", "dataset", "evalshim"),
         ),
     ]  # fmt: skip
     return {case.name: case for case in found}
