@@ -99,7 +99,7 @@ def measured(system: System, case: Case, made: Path, here: Path) -> Measured:
     """One run of `system` in the new folder `here`, over the data in `made`.
 
     Raises:
-        Failed: It failed, or did not ask what it was to ask.
+        Failed: It failed, did not ask what it was to ask, or left no score.
     """
     here.mkdir()
     if not case.samples or system in ("dataset", "imports"):
@@ -109,6 +109,8 @@ def measured(system: System, case: Case, made: Path, here: Path) -> Measured:
     with Endpoint(case.latency) as endpoint:
         command = systems.command(system, case, made, here, endpoint.url)
         begun, took, peaks = timed(command.argv, here, command.env, memory=case.memory)
+    if not systems.scored(system, case, here):
+        raise Failed("it left no scores")
     more = share(here / "work" / "latest", begun, took) if system == "evalshim" else {}
     run = beside(endpoint, begun, took, **peaks, **more)
     if run.requests != case.samples:

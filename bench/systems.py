@@ -155,6 +155,21 @@ _COMMANDS: dict[System, Callable[[Case, Path, Path, str], Command]] = {
 }
 
 
+def scored(system: System, case: Case, here: Path) -> bool:
+    """Whether a run left its scores: upstream's commands exit with 0 when they fail."""
+    pattern, count = _SCORES[system, case.kind]
+    return len(list((here / "work").glob(pattern))) == count
+
+
+_SCORES = {
+    ("upstream", "mcq"): ("m/m_mcq_acc.csv", 1),
+    ("upstream", "sets"): ("*/results/m/*.json", len(data.SETS)),
+    ("upstream", "mmlu"): ("*/results/m/*.json", len(data.SUBSETS)),
+    **{("EvalScope", kind): ("*/reports/*/*.json", 1) for kind in ("mcq", "sets", "mmlu")},
+    **{("evalshim", kind): ("latest/results.csv", 1) for kind in ("mcq", "sets", "mmlu")},
+}
+
+
 def evalscope_python() -> Path:
     """The interpreter of the environment that `install_evalscope` makes."""
     return Path(envs.python_of(envs.home() / "bench" / "evalscope"))

@@ -103,6 +103,15 @@ def test_a_command_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
         timed(["sh", "-c", "echo no disk >&2; exit 3"], tmp_path, {})
 
 
+def test_a_run_is_scored_when_every_set_has_its_file(tmp_path: Path) -> None:
+    case = cases.Case("sets", "sets", 4)
+    folder = tmp_path / "work" / "20261124_120000" / "results" / "m"
+    folder.mkdir(parents=True)
+    for name, known in (("gsm8k", False), ("ARC-c", True)):
+        (folder / f"{name}.json").write_text("{}")
+        assert systems.scored("upstream", case, tmp_path) == known
+
+
 def test_memory_is_that_of_all_processes(tmp_path: Path) -> None:
     child = "import time; held = bytearray(80 * 2**20); time.sleep(1)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
