@@ -102,10 +102,11 @@ def measured(system: System, case: Case, made: Path, here: Path) -> Measured:
         Failed: It failed, did not ask what it was to ask, or left no score.
     """
     here.mkdir()
-    if not case.samples or system in ("dataset", "imports"):
+    if not case.samples or system == "dataset":
         command = systems.command(system, case, made, here, "")
         _, took, peaks = timed(command.argv, here, command.env, memory=case.memory)
-        return Measured(took, **peaks)
+        held = systems.held(here) if system == "dataset" else None
+        return Measured(took, held=held, **peaks)
     with Endpoint(case.latency) as endpoint:
         command = systems.command(system, case, made, here, endpoint.url)
         begun, took, peaks = timed(command.argv, here, command.env, memory=case.memory)

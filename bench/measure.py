@@ -39,6 +39,7 @@ class Measured:
         memory: Peak of all processes together: their proportional set size, so that what forks
             share counts once.
         memory_below: The same without the command's own process.
+        held: The rows of upstream's dataset object, where that was all there was to make.
     """
 
     seconds: float
@@ -51,6 +52,7 @@ class Measured:
     phases: Mapping[str, float] | None = None
     memory: float | None = None
     memory_below: float | None = None
+    held: float | None = None
 
 
 class Endpoint:

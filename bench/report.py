@@ -82,9 +82,6 @@ def _row(line: Line, cases: Mapping[str, Case], results: Results) -> list[str] |
     if line.of:
         case, system = line.of
         theirs = _values(line, cases[case], results.get(case, {}).get(system, []))
-    if line.less:
-        off = _values(line, cases[line.case], found.get(line.less, []))
-        theirs = [t - o for t, o in zip(theirs, off, strict=False)]
     pairs = zip(ours, theirs, strict=False)
     compared = [c for pair in pairs if (c := line.compared(*pair)) is not None]
     what = f"{line.what}, {line.unit}"

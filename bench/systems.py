@@ -117,18 +117,12 @@ def _evalshim(case: Case, made: Path, here: Path, url: str) -> Command:
 
 
 def _dataset(case: Case, made: Path, here: Path, url: str) -> Command:
-    return _in_vlmevalkit("made = vlmeval.dataset.CustomMCQDataset(dataset='mcq')", made, here)
+    return Command([envs.interpreter("vlmeval").python, "-c", _HOLD_DATASET], _lmudata(made, here))
 
 
-def _imports(case: Case, made: Path, here: Path, url: str) -> Command:
-    return _in_vlmevalkit("", made, here)
-
-
-def _in_vlmevalkit(code: str, made: Path, here: Path) -> Command:
-    """Code in VLMEvalKit's environment; what it made stays until its memory was looked at."""
-    lines = ("import vlmeval.dataset, time", code, "time.sleep(1)")
-    python = envs.interpreter("vlmeval").python
-    return Command([python, "-c", "\n".join(lines)], _lmudata(made, here))
+def held(here: Path) -> float:
+    """Megabytes of the rows that `dataset` held."""
+    return float((here / "held.txt").read_text()) / 2**20
 
 
 def _evalscope(case: Case, made: Path, here: Path, url: str) -> Command:
@@ -151,7 +145,6 @@ _COMMANDS: dict[System, Callable[[Case, Path, Path, str], Command]] = {
     "EvalScope": _evalscope,
     "evalshim": _evalshim,
     "dataset": _dataset,
-    "imports": _imports,
 }
 
 
@@ -191,6 +184,16 @@ def install_evalscope() -> None:
     install = [uv, "pip", "install", "--quiet", "--python", python, EVALSCOPE]
     subprocess.run(install, env=env, check=True)
 
+
+# It stays for a second, for its memory to be seen.
+_HOLD_DATASET = """
+import time
+import vlmeval.dataset
+made = vlmeval.dataset.CustomMCQDataset(dataset="mcq")
+time.sleep(1)
+with open("held.txt", "w") as out:
+    out.write(str(made.data.memory_usage(deep=True).sum()))
+"""
 
 _IMPORTS = {
     "sets": """

@@ -168,3 +168,6 @@ def test_a_small_case_runs_by_upstream_and_by_evalshim(tmp_path: Path) -> None:
     assert runs["upstream"].own is None
     own = runs["evalshim"].own
     assert own is not None and 0 < own < runs["evalshim"].seconds
+
+    dataset = measured("dataset", case, tmp_path / "data", tmp_path / "dataset")
+    assert dataset.held is not None and 0 < dataset.held < 1
