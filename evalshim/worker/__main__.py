@@ -79,6 +79,11 @@ def main() -> None:
         from evalshim_worker import run_opencompass as backend
     backend.run(job)
     channel.emit("done")
+    if job.get("gpus", 1) == 1:
+        # To take apart all that upstream imported would take seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
