@@ -7,9 +7,11 @@ reason; only an interrupt ends a run early.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import queue
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -106,6 +108,8 @@ class LiveRun:
         self.samples.begin(self.outcomes)
         self._save()
         results.point_latest(self.folder)
+        # What reads the results wants it at the end; now there is time.
+        threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
         data = header.DataNotes(self.plan, lambda: self.crew.events.put(Event("hashed")))
         try:
             with self.gate.open():

@@ -113,7 +113,7 @@ def write(
 
 def sample_line(sample: Sample) -> str:
     """A sample as a line of samples.jsonl."""
-    return to_json(asdict(sample)) + "\n"
+    return to_json(vars(sample)) + "\n"  # `asdict` copies what is in it, ten times as slowly
 
 
 def envelope(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from functools import lru_cache
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
@@ -14,6 +15,16 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO")
 
 def problem(source: Path | str) -> str:
     """Why a picture, given as its file or as its base64 text, is none; empty where it is one."""
+    return _looked_at(source) if isinstance(source, Path) else _known(source)
+
+
+# Several questions are often about one picture, and stand near one another.
+@lru_cache(maxsize=64)
+def _known(text: str) -> str:
+    return _looked_at(text)
+
+
+def _looked_at(source: Path | str) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
