@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
-from functools import lru_cache
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
@@ -13,15 +13,21 @@ from warnings import catch_warnings, simplefilter
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO")
 
 
+# What was found of pictures in base64, by their digest: several questions are often about one.
+_known: dict[bytes, str] = {}
+_MOST_KNOWN = 10_000
+
+
 def problem(source: Path | str) -> str:
     """Why a picture, given as its file or as its base64 text, is none; empty where it is one."""
-    return _looked_at(source) if isinstance(source, Path) else _known(source)
-
-
-# Several questions are often about one picture, and stand near one another.
-@lru_cache(maxsize=64)
-def _known(text: str) -> str:
-    return _looked_at(text)
+    if isinstance(source, Path):
+        return _looked_at(source)
+    digest = hashlib.blake2b(source.encode(errors="replace"), digest_size=16).digest()
+    if digest not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[digest] = _looked_at(source)
+    return _known[digest]
 
 
 def _looked_at(source: Path | str) -> str:
