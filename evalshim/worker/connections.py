@@ -43,15 +43,19 @@ def _copy(asked):
 
 def _whole(response, timeout):
     """A response with its content, which `requests` reads for as long as anything comes."""
-    until = time.monotonic() + _PATIENCE * timeout if timeout else float("inf")
-    parts = []
-    for part in response.iter_content(1 << 16):
-        parts.append(part)
+    if timeout and hasattr(response.raw, "read1"):  # urllib3 2.1
+        until = time.monotonic() + _PATIENCE * timeout
+        response.raw.stream = functools.partial(_pieces, response, until, timeout)
+    _ = response.content
+    return response
+
+
+def _pieces(response, until, timeout, size, decode_content=True):
+    while piece := response.raw.read1(size, decode_content=decode_content):
+        yield piece
         if time.monotonic() > until:
             response.close()
             raise requests.exceptions.ReadTimeout(f"no whole answer in {_PATIENCE} x {timeout:g} s")
-    response._content = b"".join(parts)  # as Response.content does it
-    return response
 
 
 class _Requests:
