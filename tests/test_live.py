@@ -21,6 +21,8 @@ CELL = Cell("m__d", MODEL, DATASET)
     [
         (0, 40, 0, 0, 0), (0, 40, 1, 0, 1), (1, 40, 1, 0, 0), (1, 40, 2, 0, 1),
         (0.1, 40, 4, 0, 0), (0.1, 40, 5, 0, 1),
+        # A product of floats that is a little too small, and one that is too large.
+        (0.29, 100, 29, 0, 0), (0.29, 100, 30, 0, 1), (0.07, 100, 8, 0, 1),
         # What the judge did not grade is as good as unanswered.
         (0, 40, 0, 1, 1), (1, 40, 1, 1, 1), (0.1, 40, 2, 2, 0),
     ],
