@@ -7,19 +7,20 @@ import contextlib
 import copy
 import os
 import re
+from collections import Counter
 from types import SimpleNamespace
 
 from . import channel
 from .grading import JudgeError
 
-# Evaluators that take the judge of the environment where their configuration names none.
-_WITH_DEFAULT = ("GenericLLMEvaluator", "ATLASLLMEvaluator")
+# Evaluators that take a judge of the environment where their configuration names none.
+_WITH_DEFAULT = ("GenericLLMEvaluator",)
 # Evaluators that build models at a `url` of their configuration, as their judges.
-_WITH_MODELS = ("LiveMathBenchEvaluator", "GaoKaoMATHEvaluator")
+WITH_MODELS = ("LiveMathBenchEvaluator", "GaoKaoMATHEvaluator")
 # Evaluators with clients of their own, and whom those ask; what fails is wrong, or ends nothing.
 BY_THEMSELVES = {
     "LEvalGPTEvaluator": "OpenAI's endpoint",
-    "LCBProEvaluator": "a service that runs programs",
+    "LMEvaluator": "the judge of a kind of task of its own (SubjectiveEvalTask)",
     "OmniMathEvaluator": "a TurboMind server with KbsdJames/Omni-Judge, at its own `url`",
     "PEER_Evaluator": "a client without an address",
     "WinRateEvaluator": "OpenAI's endpoint",
@@ -28,6 +29,10 @@ BY_THEMSELVES = {
 _CHOICE = re.compile("(?:Just return|只返回字母).*")
 
 unanswered = ()  # positions of the samples that GenericLLMEvaluator was given without an answer
+
+
+# How often HealthBench's judge may answer without a verdict: upstream would ask it for ever.
+_ASKED_AGAIN = 5
 
 
 class _Ended(BaseException):
@@ -76,7 +81,13 @@ def install(tally):
     with contextlib.suppress(ImportError):
         from opencompass.datasets.atlas.evaluation import ATLASLLMEvaluator
 
-        ATLASLLMEvaluator.default_judge_cfg = property(lambda _: _config(tally.grading()))
+        init_atlas = ATLASLLMEvaluator.__init__
+
+        def judged_atlas(self, prompt_template, judge_cfg=None, **kwargs):
+            # Its configurations name judges `xxx`, to be filled in.
+            init_atlas(self, prompt_template, {"judgers": [_config(tally.grading())]}, **kwargs)
+
+        ATLASLLMEvaluator.__init__ = judged_atlas
     with contextlib.suppress(ImportError):
         from opencompass.datasets.healthbench.sampler import chat_completion_sampler
 
@@ -109,10 +120,13 @@ def _give_models(tally):
     with_a_model(livemathbench.LiveMathBenchEvaluator)
 
 
-def letters(prompt):
-    """Those from which a prompt lets a judge choose; none where it wants another answer."""
-    asked = _CHOICE.findall(prompt)
-    return set(re.findall('"([A-Z])"', asked[-1])) if asked else set()
+def is_verdict(prompt, answer):
+    """Whether an answer is one that a prompt offers to a judge; None where that cannot be told."""
+    if asked := _CHOICE.findall(prompt):
+        return bool({*re.findall('"([A-Z])"', asked[-1])} & {*answer})
+    if "boxed{yes}" in prompt:
+        return re.search(r"\\boxed{(yes|no)}", answer) is not None
+    return None
 
 
 def _config(grading):
@@ -140,6 +154,8 @@ def _watch_client(sampler, tally):
             except JudgeError as error:
                 raise _Ended(error) from None
 
+        unread = Counter()
+
         def watched(**query):
             try:
                 response = create(**query)
@@ -147,9 +163,14 @@ def _watch_client(sampler, tally):
                 grading.problem = channel.short(f"{type(error).__name__}: {error}")
                 count(query["messages"], True)
                 raise
-            answered = bool(response.choices and response.choices[0].message.content)
+            answer = response.choices[0].message.content if response.choices else ""
             grading.reported = grading.reported or str(response.model or "")
-            count(query["messages"], not answered)
+            count(query["messages"], not answer)
+            if answer and "criteria_met" not in answer:
+                unread[str(query["messages"])] += 1
+                if unread.most_common(1)[0][1] >= _ASKED_AGAIN:
+                    grading.dead = f"no verdict in {channel.short(answer)!r}"
+                    raise _Ended(grading.error())
             return response
 
         completions = SimpleNamespace(create=watched)
@@ -167,7 +188,7 @@ def _watch_client(sampler, tally):
 def needs_judge(dataset):
     """Whether a set is graded by a judge that its own configuration does not name."""
     evaluator = _evaluator(dataset)
-    if _kind(evaluator) in ("HealthBenchEvaluator", *_WITH_MODELS):
+    if _kind(evaluator) in ("HealthBenchEvaluator", "ATLASLLMEvaluator", *WITH_MODELS):
         return True
     return _kind(evaluator) in _WITH_DEFAULT and not evaluator.get("judge_cfg")
 
@@ -177,10 +198,11 @@ def named(dataset):
     where rules score it."""
     evaluator = _evaluator(dataset)
     if judge := evaluator.get("judge_cfg"):
+        judge = (judge.get("judgers") or [judge])[0]
         return str(judge.get("path") or judge.get("abbr") or "a judge of the configuration")
-    if _kind(evaluator) in _WITH_MODELS:
+    if _kind(evaluator) in WITH_MODELS:
         return str(evaluator.get("model_name", "")) if evaluator.get("url") else ""
-    by_default = (*_WITH_DEFAULT, "HealthBenchEvaluator")
+    by_default = (*_WITH_DEFAULT, "ATLASLLMEvaluator", "HealthBenchEvaluator")
     return os.environ.get("OC_JUDGE_MODEL", "") if _kind(evaluator) in by_default else ""
 
 

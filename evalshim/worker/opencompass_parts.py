@@ -205,9 +205,9 @@ class JudgeModel(EndpointModel):
     def generate(self, inputs, *args, **kwargs):
         answers = super().generate(inputs, *args, **kwargs)
         for position, (prompt, answer) in enumerate(zip(inputs, answers, strict=True)):
-            letters = opencompass_judge.letters(str(prompt))
-            self.grading.blind = self.grading.blind or not letters
-            if answer and letters and not letters & {*answer}:
+            found = opencompass_judge.is_verdict(str(prompt), answer)
+            self.grading.blind = self.grading.blind or found is None
+            if answer and found is False:
                 self.grading.unread(self._sample(self.watch.calls, position))
         return answers
 
@@ -235,11 +235,14 @@ def _wrong(error):
 class InferTask(OpenICLInferTask):
     """Says how many samples it is about to ask."""
 
+    def run(self, *args, **kwargs):
+        if run_opencompass.tally.grades:
+            opencompass_judge.refuse_unseen(self.dataset_cfgs[0][0])
+        super().run(*args, **kwargs)
+
     def _inference(self):
         if not len(self.dataset.test):
             raise ValueError("limit takes none of its samples")
-        if run_opencompass.tally.grades:
-            opencompass_judge.refuse_unseen(self.dataset_cfg)
         if opencompass_judge.needs_judge(self.dataset_cfg):
             run_opencompass.tally.require_judge()
         run_opencompass.tally.expect(len(self.dataset.test))
