@@ -44,6 +44,7 @@ OPENCOMPASS = {
     "datasets/livemathbench/livemathbench.py": "LiveMathBenchEvaluator",
     "datasets/omni_math.py": "OmniMathEvaluator",
     "evaluator/generic_llm_evaluator.py": "GenericLLMEvaluator",
+    "openicl/icl_evaluator/code_evaluator.py": "a service that runs programs",
     "openicl/icl_evaluator/icl_agent_evaluator.py": "WinRateEvaluator",
     "openicl/icl_evaluator/lm_evaluator.py": "LMEvaluator",
 }
