@@ -289,8 +289,11 @@ def _is_equal(found: Mapping[str, Any]) -> bool:
 
 def _said(prediction: Any) -> str | None:
     """A prediction; None where the model did not answer, in one of several turns at least."""
-    if isinstance(prediction, list) and "" in prediction:
-        return None
+    if isinstance(prediction, list):
+        # ChatInferencer's dialogues are of both sides.
+        said = [p.get("assistant") if isinstance(p, dict) else p for p in prediction]
+        if "" in said:
+            return None
     return _text(prediction) or None
 
 

@@ -146,9 +146,10 @@ def evaluate(
     *flags: object,
     config: str = "eval.json",
     model: str = "",
+    retry: int = 1,
 ) -> subprocess.CompletedProcess[str]:
     url = model or faulty.url("wordy")
-    served = {"name": "m", "api_base": url, "key": "EMPTY", "retry": 1}
+    served = {"name": "m", "api_base": url, "key": "EMPTY", "retry": retry}
     (folder / config).write_text(json.dumps({"models": [served], "datasets": datasets}))
     with pytest.MonkeyPatch.context() as patch:
         for variable in HEEDED:
