@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.conftest import HEEDED, as_base64, picture
+from tests.conftest import as_base64, picture
 
-from .conftest import rows, shim
+from .conftest import rows, shim, without_heeded
 from .own_data import tsv
 
 HOST = "evalshim-test.openai.azure.com"
@@ -91,8 +91,8 @@ def test_models_judges_and_the_preflight(
     }
     (tmp_path / "eval.json").write_text(json.dumps(config))
     address = f"http://127.0.0.1:{proxy.server_address[1]}"
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in (*HEEDED, "no_proxy", "NO_PROXY", "HTTP_PROXY"):
+    with without_heeded(), pytest.MonkeyPatch.context() as patch:
+        for variable in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
             patch.delenv(variable, raising=False)
         done = shim(
             "run", "eval.json", "--json", cwd=tmp_path, http_proxy=address, MODEL_KEY=KEY,

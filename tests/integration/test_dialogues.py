@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from evalshim.demo.endpoint import Endpoint
-from tests.conftest import HEEDED
 
 from . import vlmeval_data
-from .conftest import of_the_run, shim
+from .conftest import of_the_run, shim, without_heeded
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,11 +73,9 @@ def ran(
     backend, model = request.param, Model(TRIES[request.param])
     write(tmp_path, backend)
     with (
-        pytest.MonkeyPatch.context() as patch,
+        without_heeded(),
         Endpoint(models=None, answer=model.answer, on_request=of_the_run(lambda _: None)) as served,
     ):
-        for name in HEEDED:
-            patch.delenv(name, raising=False)
         config = {
             "models": [{"name": "m", "api_base": served.url, "retry": 1}],
             "datasets": [{"name": "talk", "dataset": SETS[backend]}],

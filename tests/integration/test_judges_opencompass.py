@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from evalshim.demo.endpoint import Endpoint
-from tests.conftest import HEEDED
 
-from .conftest import rows, shim
+from .conftest import rows, shim, without_heeded
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -158,9 +157,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, environments: dict[str, Path])
     folder = tmp_path_factory.mktemp("judges")
     write(folder)
     asked: dict[str, list[dict[str, Any]]] = {"model": [], **{cell: [] for cell in CELLS}}
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        for variable in HEEDED:
-            patch.delenv(variable, raising=False)
+    with ExitStack() as stack, without_heeded():
 
         def served(name: str, answer: Callable[..., str]) -> str:
             endpoint = Endpoint(models=None, answer=answer, on_request=asked[name].append)
