@@ -18,11 +18,12 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import random
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,10 @@ TOKENS = ("tokens_in", "tokens_out")
 _CALM = 1.0
 _LONGEST = 60.0
 _MINUTE = 60.0
+_SERVER_FAILED = 500
+# Failures in a row by which an endpoint that has answered is down; seconds between two probes.
+_IN_A_ROW = 5
+_LONGEST_PAUSE = 30.0
 
 
 @dataclass(frozen=True)
@@ -95,31 +100,55 @@ class Lane:
     It starts with all its calls. When the endpoint is busy half of those in flight are enough,
     and none starts until it has had the rest it asked for; each full round of answers then
     brings one back (as TCP shares a line).
+
+    An endpoint that has answered and then fails some calls in a row is down: a single call at
+    a time finds out whether it is back, later and later, for as long as there is patience. Then
+    calls are let through, to fail, until one is answered. One that never answered is not waited
+    for.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        patience: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits
         self.counts = Counts()
         self.in_flight = 0
         self.allowed = float(limits.concurrency)
+        self.down_since: float | None = None
+        self.given_up = False
+        self._patience = patience
         self._clock = clock
         self._calm_until = 0.0
         self._next_at = 0.0  # by the rate
+        self._has_answered = False
+        self._failures = 0  # in a row
+        self._probes = 0  # in a row
+        self._is_probing = False
+
+    @property
+    def is_down(self) -> bool:
+        return self.down_since is not None and not self.given_up
 
     def ready_in(self) -> float | None:
         """Seconds until a call may start; None: not before another is over."""
-        if self.in_flight >= max(1, int(self.allowed)):
+        if self._is_probing if self.is_down else self.in_flight >= max(1, int(self.allowed)):
             return None
         return max(0.0, max(self._calm_until, self._next_at) - self._clock())
 
-    def start(self) -> None:
+    def start(self) -> bool:
+        """A call starts; whether it is to find out if the endpoint is back."""
         self.in_flight += 1
+        self._is_probing = self.is_down
         self.counts.begun = self.counts.begun or self._clock()
         self.counts.calls += 1
         if self.limits.rate:
             self._next_at = max(self._clock(), self._next_at) + _MINUTE / self.limits.rate
+        return self._is_probing
 
-    def end(self, status: int, after: float | None) -> None:
+    def end(self, status: int, after: float | None, is_probe: bool = False) -> None:
         """A call is over, with an HTTP status or 0."""
         if status in BUSY:
             self.counts.busy += 1
@@ -127,6 +156,32 @@ class Lane:
         elif status:
             self.allowed = min(self.limits.concurrency, self.allowed + 1 / self.allowed)
         self.in_flight -= 1
+        if is_probe:
+            self._is_probing = False
+        if status == 0 or status >= _SERVER_FAILED:
+            self._failed(is_probe)
+        elif status not in BUSY:
+            self._has_answered, self._failures, self._probes = True, 0, 0
+            self.down_since, self.given_up = None, False
+
+    def _failed(self, is_probe: bool) -> None:
+        now = self._clock()
+        self._failures += 1
+        if self.down_since is None:
+            if self._has_answered and self._failures >= _IN_A_ROW and self._patience:
+                self.down_since = now
+                self._calm_until = max(self._calm_until, now + self._pause())
+        elif is_probe:
+            self.given_up = now - self.down_since >= self._patience
+            self._probes += 1
+            self._calm_until = now if self.given_up else now + self._pause()
+
+    def _pause(self) -> float:
+        """Twice as long from probe to probe; never in step with other runs."""
+        assert self.down_since is not None
+        left = self.down_since + self._patience - self._clock()
+        pause = min(_LONGEST_PAUSE, 2.0**self._probes) * random.uniform(0.5, 1.0)
+        return max(0.0, min(pause, left))
 
     def _rest(self, seconds: float) -> None:
         now = self._clock()
@@ -135,16 +190,45 @@ class Lane:
         self._calm_until = max(self._calm_until, now + seconds)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a run may take; None: as much as it needs."""
+
+    calls: int | None = None
+    tokens: int | None = None
+
+    def spent(self, lanes: Iterable[Lane]) -> str:
+        """Which of its parts is used up; empty while none is."""
+        counts = [lane.counts for lane in lanes]
+        if self.calls and sum(c.calls for c in counts) >= self.calls:
+            return f"max_requests of {self.calls} reached"
+        if self.tokens and sum(c.tokens_in + c.tokens_out for c in counts) >= self.tokens:
+            return f"max_tokens_total of {self.tokens} reached"
+        return ""
+
+
 class Gate:
     """The server, on a thread of its own.
 
     Args:
         limits: By endpoint.
+        patience: Seconds for which an endpoint that is down is waited for.
+        say: Told, on the gate's thread, what the run waits for.
     """
 
-    def __init__(self, limits: Mapping[str, Limits]) -> None:
-        self.lanes = {endpoint: Lane(given) for endpoint, given in limits.items()}
+    def __init__(
+        self,
+        limits: Mapping[str, Limits],
+        budget: Budget = Budget(),  # noqa: B008 - it is frozen
+        patience: float = 0.0,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.lanes = {endpoint: Lane(given, patience) for endpoint, given in limits.items()}
         self.why_stopped = ""
+        self.waited_until = 0.0  # for an endpoint that is down, by the monotonic clock
+        self._budget = budget
+        self._patience = patience
+        self._say = say
         self._waiting: dict[str, list[tuple[int, int, _Caller]]] = {e: [] for e in limits}
         self._numbers = itertools.count()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -203,14 +287,32 @@ class Gate:
         heapq.heappush(self._waiting[caller.endpoint], (caller.rank, next(self._numbers), caller))
         self._serve(caller.endpoint)
 
-    def done(self, caller: _Caller, status: int, after: float | None) -> None:
-        self.lanes[caller.endpoint].end(status, after)
+    def done(self, caller: _Caller, status: int, after: float | None, is_probe: bool) -> None:
+        lane = self.lanes[caller.endpoint]
+        before = (lane.is_down, lane.given_up)
+        lane.end(status, after, is_probe)
+        if (lane.is_down, lane.given_up) != before:
+            self._tell(caller.endpoint, lane, status)
+        if why := self._budget.spent(self.lanes.values()):
+            self._stop(why)
         self._serve(caller.endpoint)
+
+    def _tell(self, endpoint: str, lane: Lane, status: int) -> None:
+        if lane.given_up:
+            text = f"did not answer for {self._patience:g} s: its calls fail from here on"
+        elif lane.is_down:
+            what = f"HTTP {status}" if status else "no answer"
+            text = f"does not answer ({what}): its calls wait, {self._patience:g} s at the most"
+        else:
+            text = "answers again"
+        self._say(f"{endpoint} {text}")
 
     def _serve(self, endpoint: str) -> None:
         """Give turns for as long as there are some."""
         lane, waiting = self.lanes[endpoint], self._waiting[endpoint]
         while waiting:
+            if lane.is_down:
+                self.waited_until = time.monotonic()
             seconds = lane.ready_in()
             if seconds is None:
                 return
@@ -220,9 +322,13 @@ class Gate:
                     self._timers[endpoint] = self._loop.call_later(seconds, self._serve, endpoint)
                 return
             caller = heapq.heappop(waiting)[2]
-            if caller.alive:
-                lane.start()
-                caller.go()
+            if not caller.alive:
+                continue
+            if why := self._budget.spent(self.lanes.values()):
+                caller.say(f"stop {why}")
+                self._stop(why)
+                return
+            caller.go(lane.start())
 
 
 class _Caller(asyncio.Protocol):
@@ -232,7 +338,7 @@ class _Caller(asyncio.Protocol):
         self.alive = True
         self.rank, self.endpoint = 0, ""
         self._gate = gate
-        self._has_turn = False
+        self._has_turn = self._is_probe = False
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -261,10 +367,10 @@ class _Caller(asyncio.Protocol):
 
     def _over(self, status: int, after: float | None) -> None:
         self._has_turn = False
-        self._gate.done(self, status, after)
+        self._gate.done(self, status, after, self._is_probe)
 
-    def go(self) -> None:
-        self._has_turn = True
+    def go(self, is_probe: bool) -> None:
+        self._has_turn, self._is_probe = True, is_probe
         self.say("go")
 
     def say(self, text: str) -> None:

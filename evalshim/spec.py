@@ -194,6 +194,12 @@ class RunSpec:
         fail_on: Samples without an answer, or without a grade, that a cell may have before it
             fails the run: a count, or a fraction of the cell when below 1.
         reuse: Go on from the newest run of the same work in `work_dir`, or from the run named.
+        run_timeout: Seconds after which a run ends, to be gone on with.
+        cell_timeout: Seconds after which a cell fails.
+        stall_timeout: Seconds without a word of a cell after which it fails.
+        patience: Seconds for which an endpoint that answered is waited for when it does not.
+        max_requests: Calls of all endpoints after which a run ends, to be gone on with.
+        max_tokens_total: The same of tokens, in and out, as the endpoints report them.
         gpus: Processes of upstream's data-parallel inference, one a local GPU.
         verify_data: Whether a published data file must have its published hash.
         plugins: Python files of the user's, loaded inside the worker.
@@ -214,6 +220,12 @@ class RunSpec:
     work_dir: Path = Path("outputs")
     fail_on: float = 0
     reuse: bool | str = False
+    run_timeout: float | None = None
+    cell_timeout: float | None = None
+    stall_timeout: float = 1800
+    patience: float = 60
+    max_requests: int | None = None
+    max_tokens_total: int | None = None
     gpus: int = 1
     verify_data: str = "strict"
     plugins: tuple[Path, ...] = ()

@@ -137,6 +137,8 @@ class TestConfiguration:
             ["setup", "nonsense"],
             ["setup", "--from", "."],
             ["results", "--format", "xml"],
+            ["runs", "nonsense"],
+            ["env", "rm", "nonsense"],
         ],
     )
     def test_bad_usage(self, refused: Refused, args: list[str]) -> None:
@@ -445,6 +447,11 @@ class TestLists:
         ["list", "backends"],
         ["results"],
         ["compare"],
+        ["runs"],
+        ["runs", "rm"],
+        ["logs"],
+        ["env"],
+        ["env", "rm"],
         ["doctor"],
         ["demo"],
     ],

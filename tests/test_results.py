@@ -28,10 +28,12 @@ COLUMNS = [
 HEADER = {
     "schema_version", "run_id", "evalshim_version", "status", "exit_code", "started_at",
     "finished_at", "command", "host", "backends", "cells", "config_sha256", "notices",
+    "phases", "traffic", "resumed",
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",
     "n", "n_failed", "n_judge_failed", "notes", "sent", "reported", "judge", "data", "goes_on_from",
+    "identity", "outcome",
 }  # fmt: skip
 
 

@@ -163,6 +163,7 @@ def prepare(
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
         "config": str(config),
         "native": spec.config is not None,
+        "served": spec.config is None and all(c.model.api_base for c in cells),
         "limited": spec.limit is not None,
         "arguments": {
             **own(spec.upstream, "opencompass"),

@@ -5,6 +5,7 @@ Its module `api.gpt` posts with `requests`, here by a session that all threads o
 
 import functools
 import http.cookiejar
+import time
 
 import requests
 import requests.sessions
@@ -13,6 +14,8 @@ from . import turns
 
 # More than any run has calls in flight: what does not fit is closed behind its call.
 _MOST = 4096
+# Of the time that a byte may take, the whole answer may take so many.
+_PATIENCE = 4
 
 
 class _Session(requests.Session):
@@ -38,6 +41,19 @@ def _copy(asked):
     return (url, dict(proxies), *rest)
 
 
+def _whole(response, timeout):
+    """A response with its content, which `requests` reads for as long as anything comes."""
+    until = time.monotonic() + _PATIENCE * timeout if timeout else float("inf")
+    parts = []
+    for part in response.iter_content(1 << 16):
+        parts.append(part)
+        if time.monotonic() > until:
+            response.close()
+            raise requests.exceptions.ReadTimeout(f"no whole answer in {_PATIENCE} x {timeout:g} s")
+    response._content = b"".join(parts)  # as Response.content does it
+    return response
+
+
 class _Requests:
     """The module `requests`, but for `post`."""
 
@@ -51,7 +67,7 @@ class _Requests:
         # Two threads may each make one at the start; one of them is kept.
         session = self._session = self._session or _Session()
         with turns.turn(url) as outcome:
-            response = session.post(url, **kwargs)
+            response = _whole(session.post(url, stream=True, **kwargs), kwargs.get("timeout"))
             if response.encoding is None and response.content.isascii():
                 response.encoding = "ascii"  # `text` would guess, for longer than the call takes
             outcome.learn(response.status_code, response.headers, response.text)

@@ -141,6 +141,8 @@ class EndpointModel(OpenAISDK):
                         outcome.learn(answer.status_code, answer.headers, "")
                     raise
                 outcome.learn(200, {}, _usage(response))
+                if getattr(response, "model", None):
+                    outcome.answered_by(response.model)
             choices = getattr(response, "choices", None)
             if not choices:
                 text = channel.short(str(response))

@@ -10,6 +10,7 @@ Job, beside what `__main__` says:
     cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr,
                "judge": what grades it (adapters/judge_env.py), or null,
                "predictions": {stem: file of predictions made elsewhere}, or null}]
+    served:    the configuration is a generated one, all its models are behind endpoints
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
@@ -33,6 +34,7 @@ from glob import escape, glob
 from types import SimpleNamespace
 
 from . import (
+    api_imports,
     catalogue,
     channel,
     dialogues,
@@ -41,6 +43,7 @@ from . import (
     phases,
     plugins,
     predictions,
+    shared_data,
     turns,
 )
 from .answers import Answers
@@ -53,8 +56,9 @@ tally = None
 def run(job):
     global tally
     begun = time.monotonic()
-    import opencompass.cli.main as upstream
-
+    put_off = job["served"] and not job["plugins"]
+    upstream = api_imports.load("opencompass", _upstream) if put_off else _upstream()
+    shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
         return
@@ -83,6 +87,12 @@ def run(job):
         channel.section()
         tally.fail_rest(error)
     tally.finish(job["arguments"]["work_dir"])
+
+
+def _upstream():
+    import opencompass.cli.main as upstream
+
+    return upstream
 
 
 def _count(job):
@@ -201,6 +211,7 @@ def _parts(path):
     from mmengine.config import Config
 
     config = Config.fromfile(path, format_python_code=False)
+    api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
     judges = {d["abbr"]: opencompass_judge.named(d) for d in config.datasets}
 
@@ -445,7 +456,7 @@ class _Tally:
         channel.section(cell)
         if cell not in self.started:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
         outcome = {"code": 0}
         try:
             with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
@@ -461,7 +472,7 @@ class _Tally:
         """Upstream's runner works in processes of its own and says nothing in between."""
         for cell in self.parts:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
 
     def grading(self):
         """What grades the cell of the task under way."""

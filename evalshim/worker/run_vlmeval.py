@@ -26,7 +26,6 @@ and finish (of samples: [[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
@@ -38,13 +37,13 @@ from functools import partial
 from pathlib import Path
 
 from . import (
+    api_imports,
     channel,
     custom_data,
     fan_out,
     forks,
     health,
     judging,
-    lazy,
     literals,
     models,
     pace,
@@ -52,6 +51,7 @@ from . import (
     plugins,
     predictions,
     ranks,
+    shared_data,
     torchvision_ops,
     turns,
     whole_files,
@@ -69,8 +69,8 @@ def run(job):
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    with judging.without_stray_env(), lazy.vlmeval() if served else contextlib.nullcontext():
-        runner = load_runner()
+    with judging.without_stray_env():
+        runner = api_imports.load("vlmeval", load_runner) if served else load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
@@ -85,6 +85,7 @@ def run(job):
     whole_files.write_whole()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
+    shared_data.write_whole()
     health.announce("vlmeval", begun)
     if not plugins.load(job):
         return
@@ -123,7 +124,7 @@ def _attempt(runner, rank, cell, known):
     """Run a cell, whose end is reported however it comes; the exception that ended it."""
     turns.rank(rank)
     phases.begin()
-    channel.emit("started", cell["id"])
+    channel.emit("started", cell["id"], pid=os.getpid())
     try:
         _run_cell(runner, cell, known)
     except (Exception, SystemExit, turns.Stopped) as error:

@@ -8,12 +8,16 @@ import re
 import socket
 import threading
 
+from . import channel
+
 _USAGE = re.compile(r'"(prompt|completion)_tokens" ?: ?(\d+)')
+_MODEL = re.compile(r'"model" ?: ?"([^"\\]+)"')
 
 _local = threading.local()
 _gate = None  # where it listens
 _endpoints = frozenset()  # those that it knows
 _rank = 0
+_models = {}  # by endpoint, the id by which it answered last
 
 
 class Stopped(BaseException):
@@ -29,7 +33,8 @@ class Outcome:
         after: Seconds of its `Retry-After`.
     """
 
-    def __init__(self):
+    def __init__(self, endpoint):
+        self._endpoint = endpoint
         self.status, self.after, self.tokens = 0, "-", {}
 
     def learn(self, status, headers, text):
@@ -38,6 +43,16 @@ class Outcome:
             self.after = max(0.0, float(headers.get("Retry-After")))
         # Not parsed: a long answer costs more than it is worth here.
         self.tokens = dict(_USAGE.findall(text[-2000:] if len(text) > 4000 else text))
+        if status == 200 and (named := _MODEL.search(text, 0, 2000)):
+            self.answered_by(named[1])
+
+    def answered_by(self, model):
+        """Say when an endpoint answers by another model than before."""
+        before = _models.setdefault(self._endpoint, model)
+        if before != model:
+            _models[self._endpoint] = model
+            text = f"{self._endpoint} answered as {before} and then as {model}"
+            channel.emit("notice", message=channel.redact(text))
 
     def __str__(self):
         tokens = " ".join(self.tokens.get(kind, "-") for kind in ("prompt", "completion"))
@@ -73,7 +88,8 @@ def turn(url):
     Raises:
         Stopped: There will be none.
     """
-    outcome, endpoint = Outcome(), endpoint_of(url)
+    endpoint = endpoint_of(url)
+    outcome = Outcome(endpoint)
     if endpoint is None:
         yield outcome
         return

@@ -125,7 +125,8 @@ def run(
 ) -> Ran:
     with without_heeded():
         asked = [*(model(faulty, kind, share) for kind, share in models), *served]
-        written = {"models": asked, "datasets": [data(folder, backend)]}
+        # Nobody waits for what is to be dead.
+        written = {"models": asked, "datasets": [data(folder, backend)], "patience": 0}
         (folder / config).write_text(json.dumps(written))
         done = shim("run", config, "--no-preflight", "--json", *flags, cwd=folder, timeout=800)
     return Ran(backend, done, folder, faulty)

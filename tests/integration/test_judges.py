@@ -148,7 +148,9 @@ def evaluate(
 ) -> subprocess.CompletedProcess[str]:
     url = model or faulty.url("wordy")
     served = {"name": "m", "api_base": url, "key": "EMPTY", "retry": retry}
-    (folder / config).write_text(json.dumps({"models": [served], "datasets": datasets}))
+    # Nobody waits for a judge that is to be dead.
+    written = {"models": [served], "datasets": datasets, "patience": 0}
+    (folder / config).write_text(json.dumps(written))
     with without_heeded():
         return shim(
             "run", config, "--no-preflight", "--json", *flags, cwd=folder, timeout=1100,

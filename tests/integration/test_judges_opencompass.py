@@ -175,7 +175,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory, environments: dict[str, Path])
             dataset = {"name": cell, "dataset": f"opencompass:{SETS[kind]}", "judge": by}
             datasets.append({**dataset, **path})
         asker = {"name": "m", "api_base": served("model", model), "key": "EMPTY", "retry": 1}
-        (folder / "eval.json").write_text(json.dumps({"models": [asker], "datasets": datasets}))
+        # Nobody waits for a judge that is to be dead.
+        config = {"models": [asker], "datasets": datasets, "patience": 0}
+        (folder / "eval.json").write_text(json.dumps(config))
         done = shim(
             "run", "eval.json", "--no-preflight", "--json", cwd=folder, timeout=500,
             HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=str(folder / "cache"),

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalshim import config, earlier, envs, kept
+from evalshim import config, digests, earlier, envs, kept
+from evalshim.earlier import config_sha256
 from evalshim.errors import ConfigError
 from evalshim.plans import Plan
 from evalshim.spec import Cell, CellOutcome, RunSpec
+
+
+@dataclass(frozen=True)
+class GoingOn:
+    """What a run that goes on has.
+
+    Attributes:
+        header: Its run.json.
+        ended: The cells that need nothing more.
+        forced: How the work differs, where that was accepted.
+    """
+
+    header: Mapping[str, Any]
+    ended: Mapping[str, CellOutcome]
+    forced: Sequence[str]
 
 
 def folder(run: Path) -> Path:
@@ -49,7 +65,7 @@ def header(run_dir: Path) -> dict[str, Any]:
 def identity(cell: Cell, spec: RunSpec) -> dict[str, Any]:
     """What makes the answers to a cell, and their grades, what they are."""
     if spec.config:
-        return {"config_sha256": earlier.config_sha256(spec)}
+        return {"config_sha256": config_sha256(spec)}
     raw = config.plain(replace(spec, models=(cell.model,), datasets=(cell.dataset,)))
     judge = spec.judge_of(cell.dataset)
     return {
@@ -111,26 +127,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def require_same(run_dir: Path, found: Sequence[str], force: bool) -> None:
-    """Refuse to mix answers to different questions.
-
-    Raises:
-        ConfigError: Something differs, and nobody said that it may.
-    """
-    if found and not force:
-        raise ConfigError(
-            f"{run_dir} is another piece of work",
-            "\n".join(found[:20]),
-            "run it anew, or --force to go on all the same",
-        )
-
-
-def ended(run_dir: Path, planned: Plan) -> dict[str, CellOutcome]:
+def ended(old: Mapping[str, Any], planned: Plan) -> dict[str, CellOutcome]:
     """The cells that need nothing more, with their outcomes."""
     wanted = {"scored", "skipped", *(["infer_only"] if planned.spec.mode == "infer" else [])}
     found = {}
     for cell in planned.cells:
-        outcome = kept.outcome(run_dir, cell.id)
+        outcome = kept.outcome(old["cells"].get(cell.id) or {})
         if outcome and outcome.status in wanted and not _lacks(outcome):
             found[cell.id] = outcome
     return found
@@ -141,11 +143,21 @@ def _lacks(outcome: CellOutcome) -> bool:
     return bool(outcome.n_failed or outcome.n_judge_failed or outcome.judge_fallback)
 
 
-def spec_of(run_dir: Path, assignments: Sequence[str], say: Any) -> RunSpec:
-    """What a run was asked, with `--set` over it.
+def look(run_dir: Path, planned: Plan, force: bool) -> GoingOn:
+    """What a run has that can be gone on from.
 
     Raises:
-        ConfigError: Its config.yaml cannot be read.
+        ConfigError: It is another piece of work, and nobody said that this is fine.
     """
-    raw = config.override(config.load(run_dir / "config.yaml"), assignments)
-    return config.parse(raw, beside=run_dir, say=say)
+    old = header(run_dir)
+    noted = {d["path"] for cell in old["cells"].values() for d in cell.get("data") or ()}
+    there = [Path(path) for path in noted if Path(path).exists()]
+    data = {str(path): found.sha256 for path in there if (found := digests.of(path))}
+    differ = differences(old, planned, data)
+    if differ and not force:
+        raise ConfigError(
+            f"{run_dir} is another piece of work",
+            "\n".join(differ[:20]),
+            "run it anew, or --force to go on all the same",
+        )
+    return GoingOn(old, ended(old, planned), differ)
