@@ -76,6 +76,7 @@ def _package(python: Path, name: str) -> Path:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape")
 @pytest.mark.parametrize(
     ("name", "parts", "known"),
     [
