@@ -108,7 +108,8 @@ def client(api_base: str, key: str, limits: Limits) -> openai.OpenAI:
     http_client = openai.DefaultHttpxClient(verify=_authorities())
     base, _, query = api_base.partition("?")
     # Azure takes a key of its own by this header alone, as VLMEvalKit and openai send it.
-    azure = {"api-key": key} if urlsplit(base).netloc.endswith(".azure.com") else {}
+    host = urlsplit(base).hostname or ""
+    azure = {"api-key": key} if host.endswith(".azure.com") else {}
     made = openai.OpenAI(
         base_url=base,
         api_key=key or "EMPTY",

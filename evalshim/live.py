@@ -369,7 +369,8 @@ class LiveRun:
             return True
         limit = self.spec.fail_on
         lacking = (outcome.n_failed or 0) + (outcome.n_judge_failed or 0)
-        return lacking > (limit * (outcome.n or 0) if limit < 1 else limit)
+        # 0.29 * 100 is a little less than 29.
+        return lacking > (round(limit * (outcome.n or 0), 6) if limit < 1 else limit)
 
     def _save(self) -> None:
         # A full disk must not end a run that may still bring its answers home.

@@ -161,10 +161,44 @@ def _count_answers(model, watch):
 
     if hasattr(model, "chat_inner"):
         _notice_what_chat_raises(model, watch)
+        _count_dialogues(model, watch, local, no_answer)
     if getattr(model, "is_api", False):
         model.generate_inner = remember
         counted.again = watch.again(no_answer)
     model.generate = counted
+
+
+def _count_dialogues(model, watch, local, no_answer):
+    """Let a dialogue be answered where each of its turns is, and be asked again as a whole.
+
+    chat_mt (0.0.20) goes through `chat`, a call a turn.
+    """
+    from vlmeval import inference_mt
+
+    chat, chat_mt = model.chat, getattr(inference_mt.chat_mt, "upstream", inference_mt.chat_mt)
+
+    def lacks_a_turn(answers):
+        return any(map(no_answer, answers))
+
+    def turn(*args, **kwargs):
+        local.error = local.finish = ""
+        answer = chat(*args, **kwargs)
+        if no_answer(answer):
+            local.lacking = local.error
+        elif local.finish not in ("", "stop"):
+            local.cut = local.finish
+        return answer
+
+    def dialogue(*args, **kwargs):
+        local.lacking = local.cut = ""
+        answers = chat_mt(*args, **kwargs)
+        watch.answered(lacks_a_turn(answers), local.lacking, local.cut)
+        return answers
+
+    if getattr(model, "is_api", False):
+        dialogue.again = watch.again(lacks_a_turn)
+    dialogue.upstream = chat_mt
+    model.chat, inference_mt.chat_mt = turn, dialogue
 
 
 def _learn(watch, response):

@@ -49,7 +49,7 @@ class EndpointModel(OpenAISDK):
     ):
         self._paced = query_per_second is not None
         self._bounded = max_seq_len < 2**31
-        self._retries = retries
+        self.retries = retries
         self._local = threading.local()
         self.watch = Answers()
         super().__init__(
@@ -89,7 +89,7 @@ class EndpointModel(OpenAISDK):
             self.watch.note(call, position, answer, self._local)
             return position, answer
 
-        for left in range(self._retries, -1, -1):
+        for left in range(self.retries, -1, -1):
             with ThreadPoolExecutor(max_workers=self.max_workers) as pool:
                 futures = [pool.submit(ask, i) for i in missing]
                 try:
@@ -190,6 +190,7 @@ class JudgeModel(EndpointModel):
         self.grading.built = True
         # One is built for each set, replica and evaluator.
         self._number = next(_judges)
+        self._unanswered = opencompass_judge.unanswered
         self.watch = run_opencompass.tally.judged(self._number)
 
     def _answer(self, *args):
@@ -198,10 +199,23 @@ class JudgeModel(EndpointModel):
         answer = super()._answer(*args)
         if not answer:
             self.grading.problem = self._local.error
-        sample = (self._number, *self._local.sample)
+        sample = self._sample(*self._local.sample)
         self.grading.count(sample, not answer, self._has_a_word)
         self.grading.reported = self.grading.reported or self.watch.reported
         return answer
+
+    def generate(self, inputs, *args, **kwargs):
+        answers = super().generate(inputs, *args, **kwargs)
+        for position, (prompt, answer) in enumerate(zip(inputs, answers, strict=True)):
+            found = opencompass_judge.is_verdict(str(prompt), answer)
+            self.grading.blind = self.grading.blind or found is None
+            if answer and found is False:
+                self.grading.unread(self._sample(self.watch.calls, position))
+        return answers
+
+    def _sample(self, call, position):
+        unanswered = call == 1 and position in self._unanswered
+        return None if unanswered else (self._number, call, position)
 
     def _has_a_word(self):
         query = {"model": self.path, "messages": [{"role": "user", "content": "hello"}]}
@@ -222,6 +236,11 @@ def _wrong(error):
 
 class InferTask(OpenICLInferTask):
     """Says how many samples it is about to ask."""
+
+    def run(self, *args, **kwargs):
+        if run_opencompass.tally.grades:
+            opencompass_judge.refuse_unseen(self.dataset_cfgs[0][0])
+        super().run(*args, **kwargs)
 
     def _inference(self):
         if not len(self.dataset.test):
@@ -254,6 +273,7 @@ class EvalTask(OpenICLEvalTask):
     upstream (0.5.4) scores by their order."""
 
     def run(self):
+        opencompass_judge.refuse_unseen(self.dataset_cfgs[0][0])
         with phases.within("scoring"):
             super().run()
 

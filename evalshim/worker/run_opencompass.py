@@ -16,9 +16,10 @@ Job, beside what `__main__` says:
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
 `finished` has status "failed" where there are answers and no result. It adds, as in
 run_vlmeval: judge_built, judge_fallback, judge_failed, reported, sent, last_error; errors and
-finish, here {abbr: [[text, [index, ...]], ...]}. Beside them: model (upstream's abbr), results
-and predictions {abbr: path}, logs {abbr: path of the task's own log}, groups, whole (the groups
-over all sets), summary (path or null).
+finish, here {abbr: [[text, [index, ...]], ...]}; unjudged, here [abbr, ...]. Beside them:
+judged_blindly (what no verdict was cannot be told), judge_named (by the set's configuration),
+model (upstream's abbr), results and predictions {abbr: path}, logs {abbr: path of the task's own
+log}, groups, whole (the groups over all sets), summary (path or null).
 """
 
 import contextlib
@@ -36,6 +37,7 @@ from . import (
     api_imports,
     catalogue,
     channel,
+    dialogues,
     health,
     opencompass_judge,
     phases,
@@ -70,6 +72,7 @@ def run(job):
         tally.start_all()
     else:
         opencompass_judge.install(tally)
+        dialogues.install()
         if job.get("limited"):
             _score_the_problems_that_were_asked()
     arguments = dict(job["arguments"])
@@ -173,7 +176,11 @@ def describe(path):
         for d in one.get("datasets", ())
     ]
     groups = (raw.get("summarizer") or {}).get("summary_groups", ())
-    cells = {abbr: {"datasets": [abbr], "groups": []} for abbr in datasets}
+    judges = map(opencompass_judge.named, raw.get("datasets", ()))
+    cells = {
+        abbr: {"datasets": [abbr], "groups": [], "judge": judge}
+        for abbr, judge in zip(datasets, judges, strict=True)
+    }
     for group in groups:
         subsets = {s if isinstance(s, str) else s[0] for s in group.get("subsets", ())}
         if subsets and subsets <= cells.keys():
@@ -206,6 +213,7 @@ def _parts(path):
     config = Config.fromfile(path, format_python_code=False)
     api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
+    judges = {d["abbr"]: opencompass_judge.named(d) for d in config.datasets}
 
     def spread(name):
         names = [s if isinstance(s, str) else s[0] for s in groups.get(name, ())]
@@ -214,6 +222,7 @@ def _parts(path):
     return {
         name: {
             **part,
+            "judge": next(filter(None, (judges.get(abbr) for abbr in part["datasets"])), ""),
             "whole": [g for g in part["groups"] if spread(g) == set(part["datasets"])][:1],
         }
         for name, part in config.cells.items()
@@ -532,6 +541,9 @@ class _Tally:
                 judge_built=grading.built,
                 judge_fallback=grading.fallback,
                 judge_failed=grading.n_ungraded,
+                judged_blindly=grading.blind,
+                judge_named="" if self.judges[cell] else part.get("judge", ""),
+                unjudged=[abbr for abbr, e in errors.items() if isinstance(e, JudgeError)],
                 reported={
                     "model": next((s.reported for s in seen.values() if s.reported), ""),
                     "judge": grading.reported,
