@@ -50,7 +50,7 @@ def run(backend: str, python: Path, folder: Path, **asked: Any) -> tuple[set[str
         ) as worker:  # fmt: skip
             worker.stdin.write(json.dumps({"backend": backend, **job}) + "\n")
             worker.stdin.flush()  # and left open: a worker ends with its parent
-            events = [json.loads(line) for line in worker.stdout]
+            events = [json.loads(line) for line in worker.stdout if line.strip()]
             assert events[-1]["event"] == "done", worker.stderr.read()
     cells = {c.id: c.dataset.name for c in planned.cells}
     finished = {cells[e["cell"]]: e for e in events if e["event"] == "finished"}
