@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import documents, plugin_files, readers
+from evalshim import documents, plugin_files, readers, secret_values
 from evalshim.dataset_entries import (
     NO_DATASETS,
     check_frames,
@@ -113,7 +113,8 @@ def override(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {assignment}: not KEY=VALUE", "", "e.g. --set limit=20")
-        _assign(result, key.split("."), value(text, f"--set {assignment}"), assignment)
+        shown = secret_values.shown(assignment)
+        _assign(result, key.split("."), value(text, f"--set {shown}"), shown)
     return result
 
 
@@ -171,6 +172,7 @@ def parse(
                 "a configuration names a class by its name alone",
                 "rename one",
             )
+    _advise(raw, words, say)
     reading = Reading(words, beside, known.get("python"), say, plugins)
     if "config" in raw:
         return _of_upstreams_own(raw, known, reading)
@@ -204,6 +206,20 @@ def parse(
             f"gpus: {spec.gpus}", f"{served} is behind an endpoint", "gpus is for local models"
         )
     return spec
+
+
+def _advise(raw: Mapping[str, Any], words: Words, say: Callable[[str], None] | None) -> None:
+    """Say of a key that is written down where it should be instead."""
+    models = raw.get("models")
+    asked = [*models] if isinstance(models, list) else []
+    places = [(f"{words.get('models', 'models')}[{i}]", m) for i, m in enumerate(asked)]
+    for where, entry in [*places, ("judge", raw.get("judge"))]:
+        key = entry.get("key") if isinstance(entry, Mapping) else None
+        if say and isinstance(key, str) and secret_values.is_secret(key):
+            say(
+                f"{where}.{words.get('key', 'key')}: it works, and is kept out of every file; but "
+                "who can read the file or the command line has it. `key_env: VARIABLE` names one"
+            )
 
 
 def _check_predictions(known: dict[str, Any], raw: Mapping[str, Any]) -> None:
@@ -244,6 +260,7 @@ def _of_upstreams_own(raw: Mapping[str, Any], known: dict[str, Any], reading: Re
 def _check_upstream(spec: RunSpec, backends: Sequence[BackendName], reading: Reading) -> None:
     """Hold `upstream:` against the arguments of the upstreams' commands."""
     where = reading.word("upstream")
+    secret_values.refuse(spec.upstream, where)
     known: dict[str, Any] = {}
     for backend in backends:
         if (names := reading.names(backend)) is None:

@@ -17,7 +17,7 @@ from evalshim.errors import ConfigError
 from evalshim.spec import AUTO, Cell, RunSpec
 
 # Of a model, what changes no answer: an earlier run may have had it otherwise.
-_NO_IDENTITY = ("api_base", "key_env", "concurrency", "retry", "timeout")
+_NO_IDENTITY = ("api_base", "key_env", "concurrency", "retry", "timeout", "verify", "ca_bundle")
 
 
 def find(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:

@@ -23,10 +23,10 @@ from typing import Any
 import yaml
 
 import evalshim
-from evalshim import config, digests, envs, process, results
+from evalshim import config, digests, envs, process, redaction, results, sweep
 from evalshim.backends import BACKENDS
 from evalshim.earlier import config_sha256
-from evalshim.endpoints import key_of
+from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
@@ -67,7 +67,10 @@ class LiveRun:
         self.cells = {cell.id: cell for cell in plan.cells}
         self.outcomes: dict[str, CellOutcome] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
-        self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
+        models = {cell.model for cell in plan.cells}
+        found = [*map(variables_of, models), *map(variables_of, judges)]
+        keys = {key for variables in found for key in variables.values() if key}
+        self.secrets = tuple(sorted({*keys, *redaction.of_environment()}))
         self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.hashing = ThreadPoolExecutor(1, "evalshim-hashing")
@@ -75,7 +78,8 @@ class LiveRun:
 
     def go(self, reporter: Reporter) -> RunResult:
         """Run to the end, or to an interrupt; in both cases the result files are written."""
-        text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
+        plain = redaction.redacted(config.plain(self.spec), self.secrets)
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
         self._save()
         # Beside the run: a large file takes as long as the first answers.
@@ -147,9 +151,10 @@ class LiveRun:
         part = self.parts[name]
         upstream = self.folder / "upstream" / name
         job, extra = BACKENDS[name].prepare(part, self.spec, upstream, self.plan.earlier)
-        keys = {cell.model.key_variable: key_of(cell.model) for cell in part}
-        judges = {self.spec.judge_of(cell.dataset) for cell in part}
-        keys.update((judge.key_variable, key_of(judge)) for judge in judges)
+        keys: dict[str, str] = {}
+        for cell in part:
+            keys.update(variables_of(cell.model))
+            keys.update(variables_of(self.spec.judge_of(cell.dataset)))
         chosen = self.interpreters[name]
         env = process.isolated_environment() if chosen.managed else dict(os.environ)
         job = {"backend": name, "secrets": sorted(keys), **job}
@@ -218,8 +223,8 @@ class LiveRun:
     def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
         entry = self.header["cells"][cell.id]
         outcome = replace(
-            outcome,
-            error=process.redact(outcome.error.strip(), self.secrets),
+            redaction.redacted(outcome, self.secrets),
+            error=outcome.error.strip(),
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
         self.outcomes[cell.id] = outcome
@@ -234,6 +239,7 @@ class LiveRun:
 
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
+        sweep.clean(self.folder / "upstream", self.secrets)
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []
         samples: list[Sample] = []
@@ -300,7 +306,7 @@ class LiveRun:
     def _log(self, log: Any, event: Event) -> None:
         record = {"time": now(), "event": event.kind, "cell": event.cell, **event.data}
         with contextlib.suppress(OSError):
-            log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
+            log.write(json.dumps(record, default=str) + "\n")
             log.flush()
 
     def _earlier_run(self, cell: Cell) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -74,6 +75,34 @@ def body(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise wrong(where, value, "a mapping")
     return value
+
+
+def headers(value: Any, where: str) -> dict[str, str]:
+    """Headers of a request: names with texts that HTTP can carry."""
+    found = body(value, where)
+    for name, item in found.items():
+        good = isinstance(item, str) and re.fullmatch("[ -~]*", item)
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not good:
+            raise ConfigError(
+                f"{where}: {name[:60]!r} cannot be a header",
+                "it must be a name and a text, of one line and ASCII",
+                f"e.g. {where}: {{X-Team: eval}}",
+            )
+    return found
+
+
+def certificates(value: Any, where: str) -> str:
+    """The absolute path of a file with certificates of authorities."""
+    found = str(path(value, where))
+    try:
+        ssl.create_default_context(cafile=found)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigError(
+            f"{where}: no certificates in {found}",
+            str(error),
+            "it must be a PEM file with the certificate of the endpoint's authority",
+        ) from error
+    return found
 
 
 def flag(value: Any, where: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalshim import preflight, readers
+from evalshim import preflight, readers, secret_values
 from evalshim.endpoints import key_of
 from evalshim.errors import SetupError
 from evalshim.plans import Plan
@@ -109,6 +109,8 @@ def _models(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:
                 key_from=model.key_env or "",
                 pictures=any(dataset.name in planned.pictures for dataset in sets),
                 is_chat=model.is_chat,
+                headers=tuple(secret_values.filled(model.headers, model.secrets).items()),
+                verify=model.trusted,
                 # Of a model that upstream has configured, it knows the id.
                 openai=model.cls in OPENAI_CLASSES and bool(_id(model)),
             )
@@ -139,6 +141,7 @@ def _judges(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:
             key=key_of(judge) or os.environ.get(key_from, ""),
             model=judge.model,
             key_from=key_from,
+            verify=judge.trusted,
         )
     return found
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -12,7 +13,7 @@ RANK = "EVALSHIM_RANK"
 
 _lock = threading.Lock()
 _events = None
-_hidden = []
+_hidden = None  # a pattern of what no log may show (evalshim/redaction.py)
 plugins = []  # files of the user's that were loaded
 
 
@@ -89,15 +90,16 @@ def section(cell=None):
     os.write(2, f"\x1e{cell or ''}\n".encode())
 
 
-def hide(values):
-    """Keep `values` out of every log record: upstream logs keys, to files of its own too.
+def hide(pattern):
+    """Keep what `pattern` finds out of every log record: upstream logs keys, to files of its
+    own too.
 
     VLMEvalKit 0.0.20, OpenAIWrapper.__init__: `Using API Base: ...; API Key: ...`.
-    Values too short to be a secret (`EMPTY`) stay.
     """
-    _hidden.extend(sorted((v for v in values if len(v) >= 8), key=len, reverse=True))
-    if not _hidden:
+    global _hidden
+    if not pattern:
         return
+    _hidden = re.compile(pattern)
     plain = logging.getLogRecordFactory()
 
     def redacted(*args, **kwargs):
@@ -119,8 +121,11 @@ def short(text, most=200):
     return " ".join(redact(text).split())[:most]
 
 
+def without_keys(answer):
+    """An answer as upstream may write it down: an endpoint may send back what it was sent."""
+    return redact(answer) if isinstance(answer, str) else answer
+
+
 def redact(text):
-    """`text` without the hidden values."""
-    for value in _hidden:
-        text = text.replace(value, "***")
-    return text
+    """`text` without what is hidden."""
+    return _hidden.sub("***", text) if _hidden else text

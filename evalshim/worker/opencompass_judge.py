@@ -8,7 +8,7 @@ import copy
 import os
 from types import SimpleNamespace
 
-from . import channel
+from . import channel, transport
 from .grading import JudgeError
 
 # Evaluators that take the judge of the environment where their configuration names none.
@@ -72,6 +72,12 @@ def _watch_client(sampler, tally):
             raise grading.error()
         init(self, *args, **kwargs)
         grading.built = True
+        settings = grading.judge["transport"]
+        if settings:
+            import httpx
+
+            client = httpx.Client(**transport.httpx_arguments(settings))
+            self.client = self.client.with_options(http_client=client)
         create, model = self.client.chat.completions.create, self.model
         hello = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
 
@@ -89,6 +95,9 @@ def _watch_client(sampler, tally):
                 count(query["messages"], True)
                 raise
             answered = bool(response.choices and response.choices[0].message.content)
+            if answered:
+                message = response.choices[0].message
+                message.content = channel.without_keys(message.content)
             grading.reported = grading.reported or str(response.model or "")
             count(query["messages"], not answered)
             return response

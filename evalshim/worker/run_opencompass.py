@@ -23,6 +23,7 @@ over all sets), summary (path or null).
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -164,7 +165,20 @@ def describe(path):
         "pairs": pairs,
         "work_dir": raw.get("work_dir"),
         "cells": cells,
+        "named": sorted(set(_named_like_secrets(raw))),
     }
+
+
+def _named_like_secrets(value, name=""):
+    """The texts of a configuration that may be secrets, by their names; the parent decides."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _named_like_secrets(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _named_like_secrets(item, name)
+    elif isinstance(value, str) and re.search("key|token|secret|pass|auth|cookie|cred", name, re.I):
+        yield name, value
 
 
 def _abbr(config, kind):

@@ -7,7 +7,7 @@ Job, beside what `__main__` says:
     plugins:     files of the user's to load
     cells: [{"id", "dataset": upstream's name of it, "dataset_config": its class and arguments
              or null, "label": upstream's name of the model, "class": of the model or null,
-             "model": {keyword arguments of that class}, "key_env",
+             "model": {keyword arguments of that class}, "key_env", "transport" (transport.py),
              "namespace": {attribute: value over what run.py's parser gives},
              "limit", "lmudata": folder with data of the user's or null, "format" and "scorer"
              of it, "answered": whether it has any answer,
@@ -51,6 +51,7 @@ from . import (
     predictions,
     ranks,
     torchvision_ops,
+    transport,
 )
 
 
@@ -60,13 +61,15 @@ def run(job):
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    with judging.without_stray_env(), lazy.vlmeval() if served else contextlib.nullcontext():
+    light = lazy.vlmeval() if served else contextlib.nullcontext()
+    with judging.without_stray_env(), transport.certificates_checked(), light:
         runner = load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
     if together:
         ranks.join()
+    transport.install()
     judging.notice()
     fan_out.install()
     pace.install()
@@ -145,7 +148,7 @@ def _run_cell(runner, cell, known):
     logging.getLogger("vlmeval").addHandler(errors)
     sys.argv = ["run.py"]
     args = runner.parse_args()
-    vars(args).update(cell["namespace"])
+    vars(args).update(transport.filled(cell["namespace"]))
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
