@@ -80,6 +80,8 @@ def load(path: Path) -> dict[str, Any]:
         ConfigError: Missing, unreadable, empty, malformed, or not a mapping.
     """
     try:
+        if path.is_file() and path.stat().st_size > 4 * documents.LARGEST:
+            raise ConfigError(f"{path} is too large for a configuration", "", "is it data?")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(

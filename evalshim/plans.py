@@ -22,7 +22,7 @@ import yaml
 from evalshim import earlier, envs, process
 from evalshim.adapters import opencompass_config, vlmeval_args
 from evalshim.backends import BACKENDS
-from evalshim.errors import ConfigError, SetupError
+from evalshim.errors import ConfigError, SetupError, harmless
 from evalshim.redaction import is_secret_name
 from evalshim.secret_values import is_secret
 from evalshim.spec import (
@@ -325,7 +325,7 @@ def text(planned: Plan) -> str:
             shown = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
         lines += ["  upstream gets", *(f"    {line}" for line in shown.strip().splitlines())]
     lines += ["", *map(str, planned.problems)] if planned.problems else []
-    return "\n".join(lines)
+    return harmless("\n".join(lines))
 
 
 def _or(value: Any) -> str:

@@ -221,7 +221,9 @@ class Logs:
 
     def _open(self, cell: str) -> IO[bytes]:
         try:
-            return self.path(cell).open("ab", buffering=0)
+            # Not through a link, which somebody may have put there.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            return os.fdopen(os.open(self.path(cell), flags, 0o666), "ab", buffering=0)
         except OSError:  # the disk is full, say; the worker must be read all the same
             return Path(os.devnull).open("wb", buffering=0)
 

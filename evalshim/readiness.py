@@ -10,7 +10,7 @@ from typing import Any
 
 from evalshim import preflight, readers, secret_values
 from evalshim.endpoints import key_of
-from evalshim.errors import SetupError
+from evalshim.errors import SetupError, harmless
 from evalshim.plans import Plan
 from evalshim.preflight import Finding, Target
 from evalshim.spec import AUTO, Cell, DatasetSpec, JudgeSpec, ModelSpec, own
@@ -66,7 +66,7 @@ class Readiness:
             lines.append(f"{mark:<5} {found.what}{': ' if said else ''}{said}")
             if found.problem and found.cure:
                 lines.append(f"      mend: {found.cure}")
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
     def records(self) -> list[dict[str, Any]]:
         return [asdict(finding) for finding in self.findings]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalshim.errors import ResultsError
+from evalshim.errors import ResultsError, harmless
 from evalshim.spec import ROW_COLUMNS, SCHEMA_VERSION, Metric, Row, Sample
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class RunResult:
         """One line per model x dataset x sample, columns as in samples.jsonl."""
         import pandas as pd
 
+        _no_link(self.path / "samples.jsonl")
         records = [json.loads(line) for line in _lines(self.path / "samples.jsonl") if line]
         return pd.DataFrame(records, columns=[f.name for f in fields(Sample)])
 
@@ -129,6 +130,7 @@ def load(path: Path) -> RunResult:
     """
     file = path / "results.json"
     try:
+        _no_link(file)
         raw = json.loads(file.read_text(encoding="utf-8"))
         rows = tuple(Row(**row) for row in raw["rows"])
         return RunResult(path.resolve(), raw["run"], rows)
@@ -171,16 +173,18 @@ def table(rows: Sequence[Row], form: str = "simple", notes: Sequence[str] = ()) 
     if len({r.model for r in rows}) == 1 and form == "simple":
         columns.remove("model")
     shown = tabulate(
-        [[_cell(row, c).replace("|", bar) for c in columns] for row in rows],
+        [[_shown(_cell(row, c)).replace("|", bar) for c in columns] for row in rows],
         headers=columns,
         tablefmt=form,
         disable_numparse=True,
         colalign=["right" if c in ("value", "score", "n", *_COUNTS) else "left" for c in columns],
     )
     below = dict.fromkeys(
-        f"{row.model} x {row.dataset} {row.status}: {row.error}" for row in rows if row.error
+        _shown(f"{row.model} x {row.dataset} {row.status}: {row.error}")
+        for row in rows
+        if row.error
     )
-    below.update(dict.fromkeys(notes))
+    below.update(dict.fromkeys(map(_shown, notes)))
     return "\n".join([shown, *([""] if below else []), *below])
 
 
@@ -190,8 +194,23 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writerow(ROW_COLUMNS)
     for row in rows:
         record = asdict(row)
-        writer.writerow(["" if record[c] is None else record[c] for c in ROW_COLUMNS])
+        writer.writerow([_harmless_in_a_sheet(record[c]) for c in ROW_COLUMNS])
     return out.getvalue()
+
+
+def _harmless_in_a_sheet(value: Any) -> Any:
+    """A cell of results.csv: a spreadsheet would carry out a text that begins with `=` or the
+    like. An apostrophe before it keeps it text; results.json has it as it is."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    value = "\n".join(re.split("\r\n?", value))  # which csv (Python 3.12) would not quote
+    if not value.startswith(("=", "+", "-", "@", "\t", "\n")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
@@ -207,8 +226,18 @@ def write_json(path: Path, data: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file beside its place and move it there: a reader never sees half of it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(_printable(text), encoding="utf-8")
+    beside.unlink(missing_ok=True)  # a link there would lead elsewhere
+    with beside.open("x", encoding="utf-8") as file:
+        file.write(_printable(text))
     beside.replace(path)
+
+
+def _no_link(file: Path) -> None:
+    """Refuse a file of a run that is a link: it may lead to what its maker cannot read."""
+    if file.is_symlink():
+        raise ResultsError(
+            f"{file} is a link", "a run's files are files", "put what it leads to in its place"
+        )
 
 
 def _printable(text: str) -> str:
@@ -226,6 +255,11 @@ def _cell(row: Row, column: str) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if column == "score" or row.unit == "fraction" else f"{value:.2f}"
     return "" if value is None else str(value)
+
+
+def _shown(text: str) -> str:
+    """`text` of an upstream's or an endpoint's on one line, without what a terminal obeys."""
+    return harmless(" ".join(text.splitlines()))
 
 
 def _lines(path: Path) -> list[str]:

@@ -41,7 +41,7 @@ ALLOWED = {
         "adapters", "backends", "earlier", "envs", "process", "redaction", "secret_values",
         *SHARED,
     },
-    "earlier": {"backends", "config", "results", *SHARED},
+    "earlier": {"backends", "config", "documents", "results", *SHARED},
     "backends": {
         "adapters", "backends", "catalogue", "digests", "plugin_files", "registry", *SHARED,
     },

@@ -220,6 +220,8 @@ def _earlier(job, parts):
             folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
             here = escape(os.path.join(source, folder))
             for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
+                if os.path.islink(path):  # which may lead out of the run
+                    continue
                 stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
                 stem = stem.removeprefix("tmp_")
                 if path.endswith(f"/{name}.json") and _lacks_answers(job, cell, abbr, path):

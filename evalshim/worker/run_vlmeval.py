@@ -47,6 +47,7 @@ from . import (
     literals,
     models,
     pace,
+    pickles,
     plugins,
     predictions,
     ranks,
@@ -70,6 +71,7 @@ def run(job):
     if together:
         ranks.join()
     transport.install()
+    pickles.install({cell["namespace"]["work_dir"] for cell in job["cells"]})
     judging.notice()
     fan_out.install()
     pace.install()
@@ -179,6 +181,8 @@ def _copy_earlier(cell, work_dir):
     stem, dataset = re.escape(f"{label}_{cell['dataset']}"), re.escape(cell["dataset"])
     mine = re.compile(rf"{stem}(\.\w+|{cut_short})|\d+_{dataset}\.pkl|status\.json")
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        if not path.resolve().is_relative_to(source.resolve()):
+            continue  # a link out of the run; upstream's own stay within
         place = work_dir / label / path.relative_to(source)
         if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
