@@ -87,7 +87,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"no such configuration: {path}", "", "`shim run --help` shows how to run without one"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
     if path.suffix == ".py":
         return {"config": str(path.absolute())}

@@ -55,7 +55,9 @@ def parse(text: str, what: str) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML", _problem(error), "mend that place") from error
     # PyYAML builds dates and numbers without catching what their constructors raise.
-    except (ValueError, OverflowError, RecursionError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise ConfigError(f"{what} is not YAML", str(error), "quote what is text") from error
 
 

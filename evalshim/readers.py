@@ -6,6 +6,7 @@ not configurations.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -151,9 +152,15 @@ def path(value: Any, where: str) -> Path:
     """An absolute path."""
     text = file(value, where)
     try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # ~someone, and there is no such user
+        found = Path(text).expanduser().absolute()
+        found.lstat()
+    # ~someone, and there is no such user; a character that no path has
+    except (RuntimeError, ValueError) as error:
         raise wrong(where, value, f"a path ({error})") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise wrong(where, value, f"a path ({error.strerror})") from error
+    return found
 
 
 def img_size(value: Any, where: str) -> int:

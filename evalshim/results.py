@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _TABLE = (
     "model", "dataset", "subset", "metric", "value", "score", "n", "failed", "ungraded", "status",
 )  # fmt: skip
+_TRUTHS = ("is_primary", "judge_fallback")
+_NUMBERS = ("score", "n", "n_failed", "n_judge_failed")
 # Columns that count samples, and are shown where there are any.
 _COUNTS = {"failed": "n_failed", "ungraded": "n_judge_failed"}
 
@@ -60,8 +62,14 @@ class RunResult:
         """One line per model x dataset x sample, columns as in samples.jsonl."""
         import pandas as pd
 
-        _no_link(self.path / "samples.jsonl")
-        records = [json.loads(line) for line in _lines(self.path / "samples.jsonl") if line]
+        file = self.path / "samples.jsonl"
+        _no_link(file)
+        try:
+            records = [json.loads(line) for line in _lines(file) if line]
+            if not all(isinstance(record, dict) for record in records):
+                raise ValueError("a line is no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ResultsError(f"cannot read {file}", str(error)) from error
         return pd.DataFrame(records, columns=[f.name for f in fields(Sample)])
 
     def _repr_html_(self) -> str:
@@ -72,9 +80,9 @@ class RunResult:
     @property
     def notes(self) -> list[str]:
         """What a reader of the scores should know: what the run met, and of each cell's answers."""
-        cells = self.header.get("cells", {}).values()
-        found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes", ())]
-        return [*found, *self.header.get("notices", ())]
+        cells = (self.header.get("cells") or {}).values()
+        found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes") or ()]
+        return [*found, *(self.header.get("notices") or ())]
 
     def __str__(self) -> str:
         return table(self.rows, notes=self.notes)
@@ -132,16 +140,50 @@ def load(path: Path) -> RunResult:
     try:
         _no_link(file)
         raw = json.loads(file.read_text(encoding="utf-8"))
-        rows = tuple(Row(**row) for row in raw["rows"])
-        return RunResult(path.resolve(), raw["run"], rows)
+        rows = tuple(map(_row, raw["rows"]))
+        return RunResult(path.resolve(), _header(raw["run"]), rows)
     except FileNotFoundError:
         raise ResultsError(
             f"no results in {path}",
             f"{file} does not exist",
             "give the directory of a finished run",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        AttributeError, KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise ResultsError(f"cannot read {file}", repr(error)) from error
+
+
+def _row(raw: Mapping[str, Any]) -> Row:
+    """A row of results.json, with the types that a row has; ValueError, TypeError."""
+    row = Row(**raw)
+    for name in ROW_COLUMNS:
+        value = getattr(row, name)
+        if name in _TRUTHS:
+            good = isinstance(value, bool)
+        elif name in _NUMBERS:
+            good = value is None or (isinstance(value, (int, float)) and abs(value) < 2**63)
+            good = good or (name == "score" and isinstance(value, str))  # one that is not finite
+        elif name == "value":
+            good = value is None or isinstance(value, (float, str))
+            good = good or (isinstance(value, int) and abs(value) < 2**63)
+        else:
+            good = isinstance(value, str) or (value is None and name == "unit")
+        if not good:
+            raise ValueError(f"{name}: {value!r:.60}")
+    return row
+
+
+def _header(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The header of results.json, as far as it is made use of; ValueError, KeyError, ..."""
+    int(raw["exit_code"])
+    notes = [raw.get("notices") or ()]
+    for cell in dict(raw.get("cells") or {}).values():
+        if cell.get("notes"):
+            notes += [[cell["model"], cell["dataset"]], cell["notes"]]
+    if not isinstance(raw, dict) or not all(isinstance(n, str) for found in notes for n in found):
+        raise ValueError("its header is none")
+    return raw
 
 
 def newest_first(runs: Iterable[Path]) -> list[Path]:
