@@ -212,10 +212,15 @@ def parse(
 
 def _advise(raw: Mapping[str, Any], words: Words, say: Callable[[str], None] | None) -> None:
     """Say of a key that is written down where it should be instead."""
-    models = raw.get("models")
-    asked = [*models] if isinstance(models, list) else []
-    places = [(f"{words.get('models', 'models')}[{i}]", m) for i, m in enumerate(asked)]
-    for where, entry in [*places, ("judge", raw.get("judge"))]:
+    places = [("judge", raw.get("judge"))]
+    for ours, part in (("models", None), ("datasets", "judge")):
+        entries = raw.get(ours)
+        for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+            where = f"{words.get(ours, ours)}[{i}]"
+            if part and isinstance(entry, Mapping):
+                where, entry = f"{where}.{part}", entry.get(part)
+            places.append((where, entry))
+    for where, entry in places:
         key = entry.get("key") if isinstance(entry, Mapping) else None
         if say and isinstance(key, str) and secret_values.is_secret(key):
             say(

@@ -222,9 +222,11 @@ class LiveRun:
 
     def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
         entry = self.header["cells"][cell.id]
+        # Events came without secrets; upstream's files may have some of processes of its own.
+        outcome = redaction.redacted(outcome, redaction.unmistakable(self.secrets))
         outcome = replace(
-            redaction.redacted(outcome, self.secrets),
-            error=outcome.error.strip(),
+            outcome,
+            error=process.redact(outcome.error.strip(), self.secrets),
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
         self.outcomes[cell.id] = outcome
@@ -239,7 +241,7 @@ class LiveRun:
 
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
-        sweep.clean(self.folder / "upstream", self.secrets)
+        sweep.clean(self.folder / "upstream", redaction.unmistakable(self.secrets))
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []
         samples: list[Sample] = []

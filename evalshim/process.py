@@ -126,8 +126,12 @@ class Worker:
         Raises:
             SetupError: It cannot be started.
         """
-        hidden = redaction.pattern(self._logs.secrets)
-        job = json.dumps({**self._job, "hidden": hidden}).encode() + b"\n"
+        secrets = self._logs.secrets
+        hidden = {
+            "hidden": redaction.pattern(secrets),
+            "hidden_in_answers": redaction.pattern(redaction.unmistakable(secrets)),
+        }
+        job = json.dumps({**self._job, **hidden}).encode() + b"\n"
         # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
         with self._lock:
             if self._stopped:

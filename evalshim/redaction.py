@@ -30,6 +30,7 @@ _NAME = re.compile(
     r"|(access|api|auth|bearer|hf|id|refresh|secret|session|security)[_-]?token"
     r"|secret|passw(or)?d|passphrase|authorization|credentials?|cookie|bearer))"
 )
+_WORDS = re.compile(r"[A-Za-z]+([-_. ][A-Za-z]+)*|[\d.,:/-]+")
 _VARIABLE = re.compile(r".*(key|token|secret|passw(or)?d|credentials?)")
 
 
@@ -48,7 +49,15 @@ def of_environment() -> list[str]:
     named = [v for name, v in os.environ.items() if _VARIABLE.fullmatch(name.lower())]
     passwords = [password_of(url) for url in getproxies().values()]
     # A path says where a secret is.
-    return [value for value in (*named, *passwords) if value and value[0] not in "/~"]
+    return unmistakable([v for v in (*named, *passwords) if v and v[0] not in "/~"])
+
+
+def unmistakable(secrets: Iterable[str]) -> list[str]:
+    """Those of `secrets` that no answer holds by chance: not `placeholder`, `not-needed`, 2026.
+
+    What a model said is searched for these alone: its words are upstream's to score.
+    """
+    return [s for s in secrets if len(s) >= 20 or not _WORDS.fullmatch(s)]
 
 
 def password_of(url: str) -> str:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from evalshim.errors import ConfigError
-from evalshim.redaction import HIDDEN, SHORTEST_SECRET, is_secret_name
+from evalshim.redaction import HIDDEN, SHORTEST_SECRET, is_secret_name, password_of
 
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 
@@ -45,6 +46,11 @@ def _take(value: Any, where: str, may_refer: bool, found: dict[str, str]) -> Any
         }
     if isinstance(value, (list, tuple)):
         return [_take(v, f"{where}[{i}]", may_refer, found) for i, v in enumerate(value)]
+    if isinstance(value, str) and (passwords := _in_url(value)):
+        variable = _variable(where)
+        found[variable] = value
+        found.update({f"{variable}_{i}": text for i, text in enumerate(passwords)})
+        return f"${{{variable}}}"
     if isinstance(value, str) and may_refer:
         _refer(value, where, found)
     return value
@@ -53,18 +59,36 @@ def _take(value: Any, where: str, may_refer: bool, found: dict[str, str]) -> Any
 def _secret(text: str, where: str, found: dict[str, str]) -> str:
     if _refer(text, where, found) or not is_secret(text):
         return text
-    variable = f"EVALSHIM_SECRET_{sha256(where.encode()).hexdigest()[:8].upper()}"
+    variable = _variable(where)
     found[variable] = text
     return f"${{{variable}}}"
+
+
+def _variable(where: str) -> str:
+    digest = sha256(where.encode(errors="replace")).hexdigest()
+    return f"EVALSHIM_SECRET_{digest[:8].upper()}"
+
+
+def _in_url(text: str) -> list[str]:
+    """The secrets in a text that is a URL: its password, and members of its query."""
+    if not re.match(r"\w+://", text):
+        return []
+    try:
+        query = parse_qsl(urlsplit(text).query)
+    except ValueError:
+        return []
+    named = [value for name, value in query if is_secret_name(name) and is_secret(value)]
+    return [secret for secret in (password_of(text), *named) if secret]
 
 
 def _refer(text: str, where: str, found: dict[str, str]) -> bool:
     names = _REFERENCE.findall(text)
     for name in names:
         if not os.environ.get(name):
-            raise ConfigError(
-                f"{where}: {name} is not set", "the value is read from it", f"export {name}=..."
-            )
+            why = "the value is read from it"
+            if name.startswith("EVALSHIM_SECRET_"):
+                why = "the value stood in the configuration of an earlier run, and is kept nowhere"
+            raise ConfigError(f"{where}: {name} is not set", why, f"export {name}=...")
         found[name] = os.environ[name]
     return bool(names)
 
@@ -115,3 +139,5 @@ def _places(value: Any, where: str) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _places(item, f"{where}[{i}]")
+    elif isinstance(value, str) and _in_url(value):
+        yield where

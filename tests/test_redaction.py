@@ -137,12 +137,18 @@ def test_names_of_other_things(name: str) -> None:
     assert not redaction.is_secret_name(name)
 
 
+@pytest.mark.parametrize("word", ["placeholder", "not-needed", "20260102", "password"])
+def test_a_key_that_is_a_word_is_none_that_an_answer_loses(word: str) -> None:
+    assert redaction.unmistakable([word, PLAIN]) == [PLAIN]
+    assert redaction.redact(f"key {word}", [word]) == "key ***"
+
+
 def test_secrets_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("YI_KEY", "of-another-provider")
+    monkeypatch.setenv("YI_KEY", "of-another-provider-0")
     monkeypatch.setenv("SSH_KEY", "/home/me/.ssh/id")
-    monkeypatch.setenv("https_proxy", "http://me:pass%20word@proxy:3128")
+    monkeypatch.setenv("https_proxy", "http://me:pass%20word1@proxy:3128")
 
     found = redaction.of_environment()
 
-    assert {"of-another-provider", "pass word"} <= {*found}
+    assert {"of-another-provider-0", "pass word1"} <= {*found}
     assert "/home/me/.ssh/id" not in found

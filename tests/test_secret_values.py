@@ -12,6 +12,7 @@ from evalshim import config, flags, secret_values
 from evalshim.errors import ConfigError
 
 SECRET = "sk-canary-0123456789"
+JUDGE = {"model": "j", "api_base": "http://127.0.0.1:1"}
 
 
 def _entry(**more: Any) -> dict[str, Any]:
@@ -52,6 +53,28 @@ def test_text_that_is_no_secret_refers_to_nothing() -> None:
     given = {"system": "say ${NOTHING}"}
 
     assert secret_values.take(given, "extra_body") == (given, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        (f"http://me:{SECRET}@proxy:3128", SECRET),
+        ("http://me:p%40ss-word-7@proxy", "p@ss-word-7"),
+        (f"https://h/v1?a=b&api-key={SECRET}", SECRET),
+    ],
+)
+def test_a_secret_in_a_url_goes_with_the_url(url: str, secret: str) -> None:
+    kept, found = secret_values.take({"proxies": {"https": url}}, "upstream")
+
+    assert secret not in str(kept)
+    assert "proxy" not in str(kept["proxies"]["https"])
+    assert {url, secret} <= {*found.values()}
+    assert secret_values.filled(kept, found)["proxies"]["https"] == url
+
+
+@pytest.mark.parametrize("url", ["http://h/v1", "https://h?a=b", "http://me@h", "http://[", "a://"])
+def test_another_url_stays(url: str) -> None:
+    assert secret_values.take({"url": url}, "upstream") == ({"url": url}, {})
 
 
 @pytest.mark.parametrize("value", ["EMPTY", "<|endoftext|>", "[END] of text", "a b c d e f g"])
@@ -99,11 +122,15 @@ def test_where_upstream_would_write_it_down_a_secret_is_refused(key: str) -> Non
     [
         ({**_entry(key=SECRET)}, "models[0].key"),
         (
-            {**_entry(), "judge": {"model": "j", "api_base": "http://127.0.0.1:1", "key": SECRET}},
+            {**_entry(), "judge": {**JUDGE, "key": SECRET}},
             "judge.key",
         ),
+        (
+            {**_entry(), "datasets": [{"name": "MME", "judge": {**JUDGE, "key": SECRET}}]},
+            "datasets[0].judge.key",
+        ),
     ],
-    ids=["model", "judge"],
+    ids=["model", "judge", "judge of a set"],
 )
 def test_a_key_that_is_written_down_comes_with_a_hint(raw: dict[str, Any], where: str) -> None:
     said: list[str] = []

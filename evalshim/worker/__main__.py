@@ -14,10 +14,10 @@ stderr   Whatever upstream prints on either stream. A line that begins with \\x1
 The job
     {"backend": "vlmeval" | "opencompass", "secrets": [variable, ...], "hidden": pattern, ...}
     `secrets` names the environment variables that hold keys, `hidden` is a regular
-    expression of what no log may show (evalshim/redaction.py). The rest is read by
-    the backend's module: run_vlmeval, run_opencompass. Three more look around only:
-    "health", "catalogue" (with "upstream") and "describe" (with "config", one of
-    OpenCompass's).
+    expression of what no log may show (evalshim/redaction.py), `hidden_in_answers` of
+    what no answer may. The rest is read by the backend's module: run_vlmeval,
+    run_opencompass. Three more look around only: "health", "catalogue" (with "upstream")
+    and "describe" (with "config", one of OpenCompass's).
 
 The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
@@ -62,7 +62,7 @@ def main() -> None:
     channel.claim_stdout()
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_die_with_parent, args=(_claim_stdin(),), daemon=True).start()
-    channel.hide(job.get("hidden"))
+    channel.hide(job.get("hidden"), job.get("hidden_in_answers"))
     transport.know(job.get("secrets", ()))
     if job["backend"] == "health":
         from evalshim_worker import health as backend

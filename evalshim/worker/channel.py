@@ -13,7 +13,8 @@ RANK = "EVALSHIM_RANK"
 
 _lock = threading.Lock()
 _events = None
-_hidden = None  # a pattern of what no log may show (evalshim/redaction.py)
+# Patterns of what no log and no answer may show (evalshim/redaction.py).
+_hidden = _hidden_in_answers = None
 plugins = []  # files of the user's that were loaded
 
 
@@ -90,16 +91,17 @@ def section(cell=None):
     os.write(2, f"\x1e{cell or ''}\n".encode())
 
 
-def hide(pattern):
+def hide(pattern, in_answers=None):
     """Keep what `pattern` finds out of every log record: upstream logs keys, to files of its
     own too.
 
     VLMEvalKit 0.0.20, OpenAIWrapper.__init__: `Using API Base: ...; API Key: ...`.
     """
-    global _hidden
+    global _hidden, _hidden_in_answers
     if not pattern:
         return
     _hidden = re.compile(pattern)
+    _hidden_in_answers = re.compile(in_answers) if in_answers else None
     plain = logging.getLogRecordFactory()
 
     def redacted(*args, **kwargs):
@@ -123,7 +125,8 @@ def short(text, most=200):
 
 def without_keys(answer):
     """An answer as upstream may write it down: an endpoint may send back what it was sent."""
-    return redact(answer) if isinstance(answer, str) else answer
+    hidden = _hidden_in_answers
+    return hidden.sub("***", answer) if hidden and isinstance(answer, str) else answer
 
 
 def redact(text):

@@ -28,6 +28,7 @@ Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -150,7 +151,9 @@ def _run_cell(runner, cell, known):
     logging.getLogger("vlmeval").addHandler(errors)
     sys.argv = ["run.py"]
     args = runner.parse_args()
-    vars(args).update(transport.filled(cell["namespace"]))
+    vars(args).update(cell["namespace"])
+    if further := cell["namespace"].get("judge_args"):
+        args.judge_args = json.dumps(transport.filled(json.loads(further)))
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
