@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import documents, plugin_files, readers
+from evalshim import documents, plugin_files, readers, secret_values
 from evalshim.dataset_entries import (
     NO_DATASETS,
     check_frames,
@@ -87,12 +87,14 @@ def load(path: Path) -> dict[str, Any]:
         ConfigError: Missing, unreadable, empty, malformed, or not a mapping.
     """
     try:
+        if path.is_file() and path.stat().st_size > 4 * documents.LARGEST:
+            raise ConfigError(f"{path} is too large for a configuration", "", "is it data?")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"no such configuration: {path}", "", "`shim run --help` shows how to run without one"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}", str(error)) from error
     if path.suffix == ".py":
         return {"config": str(path.absolute())}
@@ -120,7 +122,8 @@ def override(raw: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, An
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {assignment}: not KEY=VALUE", "", "e.g. --set limit=20")
-        _assign(result, key.split("."), value(text, f"--set {assignment}"), assignment)
+        shown = secret_values.shown(assignment)
+        _assign(result, key.split("."), value(text, f"--set {shown}"), shown)
     return result
 
 
@@ -178,6 +181,7 @@ def parse(
                 "a configuration names a class by its name alone",
                 "rename one",
             )
+    _advise(raw, words, say)
     reading = Reading(words, beside, known.get("python"), say, plugins)
     if "config" in raw:
         return _of_upstreams_own(raw, known, reading)
@@ -211,6 +215,25 @@ def parse(
             f"gpus: {spec.gpus}", f"{served} is behind an endpoint", "gpus is for local models"
         )
     return spec
+
+
+def _advise(raw: Mapping[str, Any], words: Words, say: Callable[[str], None] | None) -> None:
+    """Say of a key that is written down where it should be instead."""
+    places = [("judge", raw.get("judge"))]
+    for ours, part in (("models", None), ("datasets", "judge")):
+        entries = raw.get(ours)
+        for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+            where = f"{words.get(ours, ours)}[{i}]"
+            if part and isinstance(entry, Mapping):
+                where, entry = f"{where}.{part}", entry.get(part)
+            places.append((where, entry))
+    for where, entry in places:
+        key = entry.get("key") if isinstance(entry, Mapping) else None
+        if say and isinstance(key, str) and secret_values.is_secret(key):
+            say(
+                f"{where}.{words.get('key', 'key')}: it works, and is kept out of every file; but "
+                "who can read the file or the command line has it. `key_env: VARIABLE` names one"
+            )
 
 
 def _check_predictions(known: dict[str, Any], raw: Mapping[str, Any]) -> None:
@@ -251,6 +274,7 @@ def _of_upstreams_own(raw: Mapping[str, Any], known: dict[str, Any], reading: Re
 def _check_upstream(spec: RunSpec, backends: Sequence[BackendName], reading: Reading) -> None:
     """Hold `upstream:` against the arguments of the upstreams' commands."""
     where = reading.word("upstream")
+    secret_values.refuse(spec.upstream, where)
     known: dict[str, Any] = {}
     for backend in backends:
         if (names := reading.names(backend)) is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evalshim import process
 from evalshim.backends import BACKENDS
-from evalshim.endpoints import key_of
+from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
 from evalshim.gate import Gate
 from evalshim.plans import Plan
@@ -75,9 +75,10 @@ class Crew:
         spec = self._plan.spec
         folder = self._upstream / name
         job, extra = BACKENDS[name].prepare(cells, spec, folder, self._plan.earlier)
-        keys = {cell.model.key_variable: key_of(cell.model) for cell in cells}
-        judges = {spec.judge_of(cell.dataset) for cell in cells}
-        keys.update((judge.key_variable, key_of(judge)) for judge in judges)
+        keys: dict[str, str] = {}
+        for cell in cells:
+            keys.update(variables_of(cell.model))
+            keys.update(variables_of(spec.judge_of(cell.dataset)))
         chosen = self._plan.interpreters[name]
         env = process.isolated_environment() if chosen.managed else dict(os.environ)
         gate = {"path": self._gate.path, "endpoints": sorted(self._gate.lanes)}

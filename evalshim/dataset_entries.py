@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalshim import plugin_files, readers, registry
+from evalshim import plugin_files, readers, registry, secret_values
 from evalshim.adapters.custom_data import FORMATS, SUFFIXES, recognise
 from evalshim.adapters.scorers import SCORERS
 from evalshim.errors import ConfigError, did_you_mean
@@ -32,6 +32,7 @@ NO_DATASETS = "e.g. datasets: [gsm8k]; `shim list datasets` has all names"
 def dataset_entry(raw: Any, position: int, reading: Reading) -> DatasetSpec:
     where = f"{reading.word('datasets')}[{position}]"
     found = _found(raw, where, reading)
+    secret_values.refuse(found.upstream, f"{where}.{reading.word('upstream')}")
     if isinstance(raw, dict) and "judge" in raw:
         return replace(found, judge=judge_entry(raw["judge"], f"{where}.judge"))
     return found

@@ -9,15 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evalshim import config, results
+from evalshim import config, documents, results
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError
 from evalshim.spec import AUTO, Cell, RunSpec
 
 # Of a model, what changes no answer: an earlier run may have had it otherwise.
-NO_IDENTITY = ("api_base", "key_env", "concurrency", "rate_limit", "retry", "timeout")
+NO_IDENTITY = (
+    "api_base",
+    "key_env",
+    "concurrency",
+    "rate_limit",
+    "retry",
+    "timeout",
+    "verify",
+    "ca_bundle",
+)
 
 
 def find(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
@@ -41,7 +48,8 @@ def find(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
         wanted = _identity(_plain(cell, spec), config_sha256(spec), any_id)
         for run, identities in asked[any_id]:
             place = BACKENDS[cell.dataset.backend].earlier(cell, spec, run)
-            if place and wanted in identities:
+            # Not by a link out of the run, which is somebody else's perhaps.
+            if place and wanted in identities and place.resolve().is_relative_to(run.resolve()):
                 earlier[cell.id] = place
                 break
     # An average over sets of a configuration of OpenCompass's has no predictions of its own.
@@ -88,7 +96,7 @@ def config_sha256(spec: RunSpec) -> str | None:
 
 def _identities(run: Path, any_id: bool = False) -> set[str]:
     try:
-        raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        raw = documents.parse((run / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
         if "config" in raw:
             header = json.loads((run / "run.json").read_text(encoding="utf-8"))
             return {_identity(raw, header["config_sha256"])}
@@ -97,5 +105,5 @@ def _identities(run: Path, any_id: bool = False) -> set[str]:
             for m in raw["models"]
             for d in raw["datasets"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
         return set()

@@ -88,6 +88,11 @@ def key_of(asked: ModelSpec | JudgeSpec) -> str:
     return asked.key
 
 
+def variables_of(asked: ModelSpec | JudgeSpec) -> dict[str, str]:
+    """The secrets of a model or judge, by the variables in which a worker finds them."""
+    return {asked.key_variable: key_of(asked), **asked.secrets}
+
+
 def shown(url: str) -> str:
     """`url` for a person: without a name and password, or a query that may hold a key."""
     return re.sub(r"//[^/?#]*@", "//", url).partition("?")[0]
@@ -100,22 +105,44 @@ def load() -> None:
     import openai.resources.models  # noqa: F401
 
 
-def client(api_base: str, key: str, limits: Limits) -> openai.OpenAI:
-    """A client that says who asks, retries nothing by itself and sends only what a run would."""
+def client(
+    api_base: str,
+    key: str,
+    limits: Limits,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    verify: bool | str = True,
+) -> openai.OpenAI:
+    """A client that says who asks, retries nothing by itself and sends only what a run would.
+
+    Args:
+        headers: What else it sends along, by name.
+        verify: False takes any certificate; a file has the authorities to trust.
+    """
     import openai
 
-    # Redirects are followed as a run's own client does: never with the key to another host.
-    http_client = openai.DefaultHttpxClient(verify=_authorities())
     base, _, query = api_base.partition("?")
     # Azure takes a key of its own by this header alone, as VLMEvalKit and openai send it.
     host = urlsplit(base).hostname or ""
     azure = {"api-key": key} if host.endswith(".azure.com") else {}
+    further = {**azure, **dict(headers)}
+
+    def stay_at_home(request: Any) -> None:
+        # httpx takes this one from a request that is redirected to another host.
+        if "authorization" not in request.headers:
+            for name in further:
+                request.headers.pop(name, None)
+
+    # Redirects are followed as a run's own client does: never with the key to another host.
+    http_client = openai.DefaultHttpxClient(
+        verify=_authorities(verify), event_hooks={"request": [stay_at_home]}
+    )
     made = openai.OpenAI(
         base_url=base,
         api_key=key or "EMPTY",
         timeout=openai.Timeout(limits.answer, connect=limits.connect),
         max_retries=0,
-        default_headers={"User-Agent": USER_AGENT, **azure},
+        default_headers={"User-Agent": USER_AGENT, **further},
         default_query=dict(parse_qsl(query)),
         http_client=http_client,
     )
@@ -217,8 +244,12 @@ def _reply(
     return Reply(response.status_code, response.text, time.monotonic() - begun, moved)
 
 
-def _authorities() -> ssl.SSLContext | bool:
+def _authorities(verify: bool | str) -> ssl.SSLContext | bool:
     """The certificate authorities that VLMEvalKit's client (requests) goes by, where said."""
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    if not verify:
+        return False
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if place := os.environ.get(name):
             try:
@@ -268,7 +299,7 @@ def _failure(causes: Sequence[BaseException], host: str) -> tuple[str, str]:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
                 f"its TLS certificate is not trusted: {error.verify_message}",
-                "name the file of its authority in SSL_CERT_FILE and REQUESTS_CA_BUNDLE",
+                "`ca_bundle: FILE` with its authority's certificate; `verify: false` takes any",
             )
         if isinstance(error, ssl.SSLError):
             reason = error.reason or error

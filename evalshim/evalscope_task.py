@@ -140,9 +140,11 @@ def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
             "it is the folder with your data",
             f'e.g. {{"{name}": {{"local_path": "custom_eval/multimodal/vqa"}}}}',
         )
-    path = Path(str(folder)).expanduser()
+    path = readers.path(str(folder), f"dataset_args.{name}.local_path")
     subsets = arguments.get("subset_list") or ([path.stem] if path.is_file() else ["default"])
     subsets = [subsets] if isinstance(subsets, str) else subsets
+    if not isinstance(subsets, (list, tuple)):
+        raise readers.wrong(f"dataset_args.{name}.subset_list", subsets, "a list of names")
     return [
         {
             "name": slug(f"{name}_{subset}"),
@@ -156,7 +158,8 @@ def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _file(path: Path, subset: str, name: str) -> Path:
     if path.is_file():
         return path
-    places = [path / f"{subset}{suffix}" for suffix in _SUFFIXES]
+    where = f"dataset_args.{name}.subset_list"
+    places = [readers.path(path / f"{subset}{suffix}", where) for suffix in _SUFFIXES]
     for place in places:
         if place.is_file():
             return place

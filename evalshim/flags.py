@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evalshim import config, envs
+from evalshim import config, envs, secret_values
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.spec import BackendName
 
@@ -96,7 +96,7 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"--upstream {word}: not KEY=VALUE", "", "e.g. --upstream retry=3")
-        found[key] = config.value(text, f"--upstream {word}")
+        found[key] = config.value(text, f"--upstream {secret_values.shown(word)}")
     return found
 
 

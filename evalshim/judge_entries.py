@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from evalshim import readers
+from evalshim import readers, secret_values
 from evalshim.errors import ConfigError
 from evalshim.model_entries import check_key
 from evalshim.spec import EXACT_MATCHING, Fallback, JudgeSpec
@@ -23,6 +23,8 @@ JUDGE_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "nproc": readers.number(1, whole=True),
     "retry": readers.number(1, whole=True),
     "timeout": readers.number(1),
+    "verify": readers.flag,
+    "ca_bundle": readers.certificates,
     "fallback": readers.choice(*get_args(Fallback)),
     "upstream": readers.upstream,
 }
@@ -55,7 +57,12 @@ def judge_entry(value: Any, where: str) -> JudgeSpec:
     check_key(values, where)
     if "api_base" in values and "key_env" not in values:
         values.setdefault("key", "EMPTY")
-    return JudgeSpec(**values)
+    if "key" in values.get("upstream", {}):
+        raise ConfigError(f"{where}.upstream.key: not by upstream", "", "say it as key_env")
+    secrets: dict[str, str] = {}
+    if "upstream" in values:
+        values["upstream"], secrets = secret_values.take(values["upstream"], f"{where}.upstream")
+    return JudgeSpec(**values, secrets=secrets)
 
 
 def judge_of_environment() -> JudgeSpec | None:
@@ -105,7 +112,7 @@ def plain_judge(judge: JudgeSpec) -> Any:
     given = {
         field.name: value
         for field in fields(judge)
-        if field.name != "key"
+        if field.name not in ("key", "secrets")
         and (value := getattr(judge, field.name)) not in (None, {})
         and (field.name == "model" or field.default is MISSING or value != field.default)
     }

@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml
 
-from evalshim import config, header, kept, phases, process, results
+from evalshim import config, header, kept, phases, process, redaction, results, sweep
 from evalshim.backends import BACKENDS
 from evalshim.crew import Crew
-from evalshim.endpoints import key_of
+from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
 from evalshim.gate import TOKENS, Budget, Gate, limits_of
 from evalshim.plans import Plan, by_backend
@@ -69,7 +69,10 @@ class LiveRun:
         self.parts = by_backend([c for c in plan.cells if c.id not in self.outcomes])
         self.parts_done: dict[str, dict[str, tuple[int, ...]]] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
-        self.secrets = [*map(key_of, self.spec.models), *map(key_of, judges)]
+        models = {cell.model for cell in plan.cells}
+        found = [*map(variables_of, models), *map(variables_of, judges)]
+        keys = {key for variables in found for key in variables.values() if key}
+        self.secrets = tuple(sorted({*keys, *redaction.of_environment()}))
         self.logs = {
             name: process.Logs(folder / "logs", name, self.secrets)
             for name in by_backend(plan.cells)
@@ -103,7 +106,8 @@ class LiveRun:
 
     def go(self, reporter: Reporter) -> RunResult:
         """Run to the end, or to an interrupt; in both cases the result files are written."""
-        text = yaml.safe_dump(config.plain(self.spec), sort_keys=False, allow_unicode=True)
+        plain = redaction.redacted(config.plain(self.spec), self.secrets)
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
         self.samples.begin(self.outcomes)
         self._save()
@@ -282,6 +286,8 @@ class LiveRun:
 
     def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
         entry = self.header["cells"][cell.id]
+        # Events came without secrets; upstream's files may have some of processes of its own.
+        outcome = redaction.redacted(outcome, redaction.unmistakable(self.secrets))
         outcome = replace(
             outcome,
             error=process.redact(outcome.error.strip(), self.secrets),
@@ -307,6 +313,7 @@ class LiveRun:
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
         begun = time.time()
+        sweep.clean(self.folder / "upstream", redaction.unmistakable(self.secrets))
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []
         for cell in self.cells.values():
@@ -380,7 +387,7 @@ class LiveRun:
     def _log(self, log: Any, event: Event) -> None:
         record = {"time": header.now(), "event": event.kind, "cell": event.cell, **event.data}
         with contextlib.suppress(OSError):
-            log.write(process.redact(json.dumps(record, default=str), self.secrets) + "\n")
+            log.write(json.dumps(record, default=str) + "\n")
             log.flush()
 
 

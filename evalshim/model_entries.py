@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
-from evalshim import envs, readers
+from evalshim import envs, readers, secret_values
 from evalshim.errors import ConfigError, did_you_mean
 from evalshim.reading import Reading
 from evalshim.spec import BackendName, ModelSpec, Think, own
@@ -31,6 +31,9 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "img_detail": readers.choice("low", "high"),
     "system_prompt": readers.text,
     "extra_body": readers.body,
+    "headers": readers.headers,
+    "verify": readers.flag,
+    "ca_bundle": readers.certificates,
     "concurrency": readers.number(1, whole=True),
     "rate_limit": readers.number(1),
     "think": readers.choice(*get_args(Think)),
@@ -43,7 +46,7 @@ _FIELDS = {"class": "cls"}
 _DEFAULTS = {
     f.name: f.default if f.default is not MISSING else {}
     for f in fields(ModelSpec)
-    if f.name in ("extra_body", "is_chat", "meta_template", "think", "upstream")
+    if f.name in MODEL_KEYS and (f.default is MISSING or f.default not in (None, ""))
 } | {"meta_template": "chat"}
 # Set by the upstreams themselves, or arguments of VLMEvalKit's OpenAIWrapper (0.0.20),
 # which would keep them from the body.
@@ -80,6 +83,11 @@ def model_entry(
             raise ConfigError(f"{where}: no `api_base`", "`auto` asks an endpoint", NO_MODELS)
     elif "key_env" not in values and values.get("cls") in (None, "CustomAPIModel"):
         values.setdefault("key", "EMPTY")  # other classes have variables of their own
+    if "api_base" not in values:
+        for key in ("headers", "verify", "ca_bundle"):
+            if key in values:
+                why = "it is for an endpoint"
+                raise ConfigError(f"{where}.{key}: no `api_base`", why, NO_MODELS)
     if "key" in own(values.get("upstream", {}), "vlmeval"):
         raise ConfigError(f"{where}.upstream.key: not by upstream", "", "say it as key_env")
     if "api_base" in values and "opencompass" in backends:
@@ -91,7 +99,14 @@ def model_entry(
         if name in MODEL_KEYS or name in _NOT_IN_BODY:
             hint = f"say it as {where}.{name}" if name in MODEL_KEYS else "leave it out"
             raise ConfigError(f"{where}.extra_body.{name}: not by extra_body", "", hint)
-    return ModelSpec(**values)
+    secrets: dict[str, str] = {}
+    for key in ("extra_body", "headers", "upstream"):
+        if key in values:
+            values[key], taken = secret_values.take(
+                values[key], f"{where}.{key}", every=key == "headers"
+            )
+            secrets.update(taken)
+    return ModelSpec(**values, secrets=secrets)
 
 
 def check_key(values: Mapping[str, Any], where: str) -> None:

@@ -22,7 +22,9 @@ import yaml
 from evalshim import earlier, envs, process
 from evalshim.adapters import opencompass_config, vlmeval_args
 from evalshim.backends import BACKENDS
-from evalshim.errors import ConfigError, SetupError
+from evalshim.errors import ConfigError, SetupError, harmless
+from evalshim.redaction import is_secret_name
+from evalshim.secret_values import is_secret
 from evalshim.spec import (
     AUTO,
     BackendName,
@@ -224,8 +226,11 @@ def _of_upstreams_own(spec: RunSpec) -> tuple[RunSpec, tuple[Cell, ...]]:
     found = next(e.data for e in events if e.kind == "described")
     cells: list[Cell] = []
     paths = {m["abbr"]: m["path"] or m["abbr"] for m in found["models"]}
+    # Upstream takes them from its own configuration; we must know what to keep out.
+    values = [v for name, v in found["named"] if is_secret_name(name) and is_secret(v)]
+    secrets = {f"EVALSHIM_SECRET_{i}": value for i, value in enumerate(dict.fromkeys(values))}
     for abbr, name in found["pairs"]:
-        model = ModelSpec(name=abbr, model=paths.get(abbr, abbr))
+        model = ModelSpec(name=abbr, model=paths.get(abbr, abbr), secrets=secrets)
         dataset = DatasetSpec(name=name, backend="opencompass", target=name)
         cells.append(Cell(_cell_id(abbr, name, cells), model, dataset))
     if not cells:
@@ -320,7 +325,7 @@ def text(planned: Plan) -> str:
             shown = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
         lines += ["  upstream gets", *(f"    {line}" for line in shown.strip().splitlines())]
     lines += ["", *map(str, planned.problems)] if planned.problems else []
-    return "\n".join(lines)
+    return harmless("\n".join(lines))
 
 
 def _or(value: Any) -> str:

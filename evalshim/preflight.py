@@ -58,6 +58,8 @@ class Target:
         key_from: The variable that holds the key; empty where it was written down.
         pictures: Whether the run sends pictures.
         is_chat: False: the run talks to /completions.
+        headers: What else each request carries.
+        verify: False takes any certificate; a file has the authorities to trust.
         openai: False: another protocol; only see that something listens at its address.
     """
 
@@ -69,6 +71,13 @@ class Target:
     pictures: bool = False
     is_chat: bool = True
     openai: bool = True
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    verify: bool | str = True
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may show."""
+        return (self.key, *(value for _, value in self.headers))
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ def _whoever(target: Target) -> Target:
 
 
 def _what(target: Target) -> str:
-    return process.redact(f"{target.who} at {endpoints.shown(target.api_base)}", [target.key])
+    return process.redact(f"{target.who} at {endpoints.shown(target.api_base)}", target.secrets)
 
 
 def _at_once(jobs: Sequence[Callable[[], Finding]], within: float) -> list[Finding | None]:
@@ -154,7 +163,7 @@ def _endpoint(target: Target, limits: Limits) -> Finding:
     except Exception as error:
         found = Finding("", problem=f"{type(error).__name__}: {error}", cure="mend `api_base`")
     texts = ("detail", "problem", "cure", "notice")
-    clean = {name: harmless(process.redact(getattr(found, name), [target.key])) for name in texts}
+    clean = {name: harmless(process.redact(getattr(found, name), target.secrets)) for name in texts}
     return replace(found, **clean)
 
 
@@ -172,8 +181,12 @@ def _asked(target: Target, limits: Limits) -> Finding:
             "", f"{_key(target)} holds a character that no HTTP header can: a line break?",
             "set it anew, without it",
         )  # fmt: skip
-    with endpoints.client(target.api_base, key, limits) as client:
+    with _client(target, target.api_base, key, limits) as client:
         return _Asking(target, limits, client).finding()
+
+
+def _client(target: Target, api_base: str, key: str, limits: Limits) -> openai.OpenAI:
+    return endpoints.client(api_base, key, limits, headers=target.headers, verify=target.verify)
 
 
 class _Asking:
@@ -313,9 +326,8 @@ class _Asking:
         if base.rstrip("/").endswith("/v1"):
             return False
         try:
-            with endpoints.client(
-                f"{base}/v1{mark}{query}", self.target.key, self.limits
-            ) as client:
+            there = f"{base}/v1{mark}{query}"
+            with _client(self.target, there, self.target.key, self.limits) as client:
                 return _ids(endpoints.models(client, self.limits)) is not None
         except NoReply:
             return False
@@ -326,7 +338,7 @@ class _Asking:
         if text is None:
             text, most = reply.text, 80 if _is_html(reply.text) else 300
         # Before it is cut, which could leave half of a key.
-        line = " ".join(process.redact(text, [self.target.key]).split())
+        line = " ".join(process.redact(text, self.target.secrets).split())
         line = line if len(line) <= most else f"{line[: most - 1]}…"
         moved = f", redirected to {reply.moved}" if reply.moved else ""
         return f"{reply.status}{moved}: {line or 'an empty answer'}"

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from evalshim import redaction
 from evalshim.errors import SetupError
+from evalshim.redaction import redact as redact
 from evalshim.spec import Event
-
-SHORTEST_SECRET = 8
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 
@@ -85,18 +85,6 @@ def describe_exit(code: int) -> str:
     return f"signal {-code}"
 
 
-def redact(text: str, secrets: Sequence[str]) -> str:
-    """`text` without `secrets`; what is too short to be one (`EMPTY`) stays."""
-    # The longest first: one secret may begin like another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) < SHORTEST_SECRET:
-            continue
-        # As it stands, and as JSON and Python would quote it.
-        for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
-            text = text.replace(form, "***")
-    return text
-
-
 @dataclass(frozen=True)
 class Exit:
     """How a worker ended. `clean` is false where it died before its last event."""
@@ -138,7 +126,12 @@ class Worker:
         Raises:
             SetupError: It cannot be started.
         """
-        job = json.dumps(self._job).encode() + b"\n"
+        secrets = self._logs.secrets
+        hidden = {
+            "hidden": redaction.pattern(secrets),
+            "hidden_in_answers": redaction.pattern(redaction.unmistakable(secrets)),
+        }
+        job = json.dumps({**self._job, **hidden}).encode() + b"\n"
         # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
         with self._lock:
             if self._stopped:
@@ -164,7 +157,7 @@ class Worker:
             process.stdin.flush()
         clean = False
         for line in process.stdout:
-            event = _event(line)
+            event = _event(line, self._logs.secrets)
             if event is None:
                 continue
             clean = event.kind == "done"
@@ -203,7 +196,7 @@ class Logs:
     def __init__(self, folder: Path, name: str, secrets: Sequence[str] = ()) -> None:
         self._folder = folder
         self._name = name
-        self._secrets = secrets
+        self.secrets = tuple(secrets)
         self._tail: dict[str, deque[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -232,14 +225,15 @@ class Logs:
 
     def _open(self, cell: str) -> IO[bytes]:
         try:
-            return self.path(cell).open("ab", buffering=0)
+            # Not through a link, which somebody may have put there.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            return os.fdopen(os.open(self.path(cell), flags, 0o666), "ab", buffering=0)
         except OSError:  # the disk is full, say; the worker must be read all the same
             return Path(os.devnull).open("wb", buffering=0)
 
     def _write(self, file: IO[bytes], cell: str, line: bytes) -> None:
         # latin-1 keeps every byte: a log may hold anything.
-        secrets = [secret.encode().decode("latin-1") for secret in self._secrets]
-        line = redact(line.decode("latin-1"), secrets).encode("latin-1")
+        line = redact(line.decode("latin-1"), self.secrets).encode("latin-1")
         # Even where the disk is full: a worker whose stderr nobody reads stands still.
         with contextlib.suppress(OSError):
             file.write(line if line.endswith(b"\n") else line + b"\n")
@@ -248,9 +242,11 @@ class Logs:
             self._tail.setdefault(cell, deque(maxlen=8)).append(text)
 
 
-def _event(line: bytes) -> Event | None:
+def _event(line: bytes, secrets: Sequence[str]) -> Event | None:
     try:
         data = json.loads(line)
+        if redact(text := line.decode(), secrets) != text:
+            data = redaction.redacted(data, secrets)
         return Event(data.pop("event"), data.pop("cell", None), data)
     # Half a line of a worker that was killed, or what is no event at all.
     except (ValueError, TypeError, AttributeError, KeyError):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalshim.errors import harmless
 from evalshim.spec import BackendName, Cell, CellOutcome, Event
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _names(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.model.name} x {cell.dataset.name}"
+    return harmless(f"{cell.model.name} x {cell.dataset.name}")
 
 
 def _sentence(cell: Cell, outcome: CellOutcome) -> str:
@@ -204,7 +205,7 @@ def _sentence(cell: Cell, outcome: CellOutcome) -> str:
         said += f", {primary.name} {primary.value}"
     if outcome.error:
         said += f": {outcome.error.splitlines()[0]}"
-    return f"{_name(cell)}: {said}"
+    return harmless(f"{_name(cell)}: {said}")
 
 
 def _escape(text: str) -> str:

@@ -6,9 +6,11 @@ not configurations.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -76,6 +78,34 @@ def body(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
+def headers(value: Any, where: str) -> dict[str, str]:
+    """Headers of a request: names with texts that HTTP can carry."""
+    found = body(value, where)
+    for name, item in found.items():
+        good = isinstance(item, str) and re.fullmatch("[ -~]*", item)
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not good:
+            raise ConfigError(
+                f"{where}: {name[:60]!r} cannot be a header",
+                "it must be a name and a text, of one line and ASCII",
+                f"e.g. {where}: {{X-Team: eval}}",
+            )
+    return found
+
+
+def certificates(value: Any, where: str) -> str:
+    """The absolute path of a file with certificates of authorities."""
+    found = str(path(value, where))
+    try:
+        ssl.create_default_context(cafile=found)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigError(
+            f"{where}: no certificates in {found}",
+            str(error),
+            "it must be a PEM file with the certificate of the endpoint's authority",
+        ) from error
+    return found
+
+
 def flag(value: Any, where: str) -> bool:
     """True or false."""
     if not isinstance(value, bool):
@@ -122,9 +152,15 @@ def path(value: Any, where: str) -> Path:
     """An absolute path."""
     text = file(value, where)
     try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # ~someone, and there is no such user
+        found = Path(text).expanduser().absolute()
+        found.lstat()
+    # ~someone, and there is no such user; a character that no path has
+    except (RuntimeError, ValueError) as error:
         raise wrong(where, value, f"a path ({error})") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise wrong(where, value, f"a path ({error.strerror})") from error
+    return found
 
 
 def img_size(value: Any, where: str) -> int:

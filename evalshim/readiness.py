@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalshim import preflight, readers
+from evalshim import preflight, readers, secret_values
 from evalshim.endpoints import key_of
-from evalshim.errors import SetupError
+from evalshim.errors import SetupError, harmless
 from evalshim.plans import Plan
 from evalshim.preflight import Finding, Target
 from evalshim.spec import AUTO, Cell, DatasetSpec, JudgeSpec, ModelSpec, own
@@ -66,7 +66,7 @@ class Readiness:
             lines.append(f"{mark:<5} {found.what}{': ' if said else ''}{said}")
             if found.problem and found.cure:
                 lines.append(f"      mend: {found.cure}")
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
     def records(self) -> list[dict[str, Any]]:
         return [asdict(finding) for finding in self.findings]
@@ -109,6 +109,8 @@ def _models(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:
                 key_from=model.key_env or "",
                 pictures=any(dataset.name in planned.pictures for dataset in sets),
                 is_chat=model.is_chat,
+                headers=tuple(secret_values.filled(model.headers, model.secrets).items()),
+                verify=model.trusted,
                 # Of a model that upstream has configured, it knows the id.
                 openai=model.cls in OPENAI_CLASSES and bool(_id(model)),
             )
@@ -139,6 +141,7 @@ def _judges(planned: Plan) -> dict[ModelSpec | JudgeSpec, Target]:
             key=key_of(judge) or os.environ.get(key_from, ""),
             model=judge.model,
             key_from=key_from,
+            verify=judge.trusted,
         )
     return found
 

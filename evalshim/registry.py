@@ -69,7 +69,7 @@ def resolve(
         )
     if hits:
         return hits[0]
-    named = len(name.encode()) <= 200 and not {"/", "\0"} & {*name}
+    named = len(name.encode(errors="replace")) <= 200 and not {"/", "\0"} & {*name}
     if "vlmeval" in asked and named and (path := lmudata() / f"{name}.tsv").exists():
         return DatasetSpec(name=name, backend="vlmeval", target=name, path=path.resolve())
     missing = [b for b, c in catalogues.items() if c is None]

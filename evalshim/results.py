@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalshim.errors import ResultsError
+from evalshim.errors import ResultsError, harmless
 from evalshim.spec import ROW_COLUMNS, SCHEMA_VERSION, Metric, Row, Sample
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _TABLE = (
     "model", "dataset", "subset", "metric", "value", "score", "n", "failed", "ungraded", "status",
 )  # fmt: skip
+_TRUTHS = ("is_primary", "judge_fallback")
+_NUMBERS = ("score", "n", "n_failed", "n_judge_failed")
 # Columns that count samples, and are shown where there are any.
 _COUNTS = {"failed": "n_failed", "ungraded": "n_judge_failed"}
 
@@ -60,7 +62,14 @@ class RunResult:
         """One line per model x dataset x sample, columns as in samples.jsonl."""
         import pandas as pd
 
-        records = [json.loads(line) for line in _lines(self.path / "samples.jsonl") if line]
+        file = self.path / "samples.jsonl"
+        _no_link(file)
+        try:
+            records = [json.loads(line) for line in _lines(file) if line]
+            if not all(isinstance(record, dict) for record in records):
+                raise ValueError("a line is no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ResultsError(f"cannot read {file}", str(error)) from error
         return pd.DataFrame(records, columns=[f.name for f in fields(Sample)])
 
     def _repr_html_(self) -> str:
@@ -71,9 +80,9 @@ class RunResult:
     @property
     def notes(self) -> list[str]:
         """What a reader of the scores should know: what the run met, and of each cell's answers."""
-        cells = self.header.get("cells", {}).values()
-        found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes", ())]
-        return [*found, *self.header.get("notices", ())]
+        cells = (self.header.get("cells") or {}).values()
+        found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes") or ()]
+        return [*found, *(self.header.get("notices") or ())]
 
     def __str__(self) -> str:
         return table(self.rows, notes=self.notes)
@@ -133,17 +142,52 @@ def load(path: Path) -> RunResult:
     """
     file = path / "results.json"
     try:
+        _no_link(file)
         raw = json.loads(file.read_text(encoding="utf-8"))
-        rows = tuple(Row(**row) for row in raw["rows"])
-        return RunResult(path.resolve(), raw["run"], rows)
+        rows = tuple(map(_row, raw["rows"]))
+        return RunResult(path.resolve(), _header(raw["run"]), rows)
     except FileNotFoundError:
         raise ResultsError(
             f"no results in {path}",
             f"{file} does not exist",
             "give the directory of a finished run",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        AttributeError, KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise ResultsError(f"cannot read {file}", repr(error)) from error
+
+
+def _row(raw: Mapping[str, Any]) -> Row:
+    """A row of results.json, with the types that a row has; ValueError, TypeError."""
+    row = Row(**raw)
+    for name in ROW_COLUMNS:
+        value = getattr(row, name)
+        if name in _TRUTHS:
+            good = isinstance(value, bool)
+        elif name in _NUMBERS:
+            good = value is None or (isinstance(value, (int, float)) and abs(value) < 2**63)
+            good = good or (name == "score" and isinstance(value, str))  # one that is not finite
+        elif name == "value":
+            good = value is None or isinstance(value, (float, str))
+            good = good or (isinstance(value, int) and abs(value) < 2**63)
+        else:
+            good = isinstance(value, str) or (value is None and name == "unit")
+        if not good:
+            raise ValueError(f"{name}: {value!r:.60}")
+    return row
+
+
+def _header(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The header of results.json, as far as it is made use of; ValueError, KeyError, ..."""
+    int(raw["exit_code"])
+    notes = [raw.get("notices") or ()]
+    for cell in dict(raw.get("cells") or {}).values():
+        if cell.get("notes"):
+            notes += [[cell["model"], cell["dataset"]], cell["notes"]]
+    if not isinstance(raw, dict) or not all(isinstance(n, str) for found in notes for n in found):
+        raise ValueError("its header is none")
+    return raw
 
 
 def newest_first(runs: Iterable[Path]) -> list[Path]:
@@ -175,16 +219,18 @@ def table(rows: Sequence[Row], form: str = "simple", notes: Sequence[str] = ()) 
     if len({r.model for r in rows}) == 1 and form == "simple":
         columns.remove("model")
     shown = tabulate(
-        [[_cell(row, c).replace("|", bar) for c in columns] for row in rows],
+        [[_shown(_cell(row, c)).replace("|", bar) for c in columns] for row in rows],
         headers=columns,
         tablefmt=form,
         disable_numparse=True,
         colalign=["right" if c in ("value", "score", "n", *_COUNTS) else "left" for c in columns],
     )
     below = dict.fromkeys(
-        f"{row.model} x {row.dataset} {row.status}: {row.error}" for row in rows if row.error
+        _shown(f"{row.model} x {row.dataset} {row.status}: {row.error}")
+        for row in rows
+        if row.error
     )
-    below.update(dict.fromkeys(notes))
+    below.update(dict.fromkeys(map(_shown, notes)))
     return "\n".join([shown, *([""] if below else []), *below])
 
 
@@ -194,8 +240,23 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writerow(ROW_COLUMNS)
     for row in rows:
         record = asdict(row)
-        writer.writerow(["" if record[c] is None else record[c] for c in ROW_COLUMNS])
+        writer.writerow([_harmless_in_a_sheet(record[c]) for c in ROW_COLUMNS])
     return out.getvalue()
+
+
+def _harmless_in_a_sheet(value: Any) -> Any:
+    """A cell of results.csv: a spreadsheet would carry out a text that begins with `=` or the
+    like. An apostrophe before it keeps it text; results.json has it as it is."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    value = "\n".join(re.split("\r\n?", value))  # which csv (Python 3.12) would not quote
+    if not value.startswith(("=", "+", "-", "@", "\t", "\n")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
@@ -217,7 +278,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     who comes after a power cut."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
+        beside.unlink(missing_ok=True)  # a link there would lead elsewhere
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
             file.writelines(map(_printable, lines))
             file.flush()
             os.fsync(file.fileno())
@@ -239,6 +301,14 @@ def point_latest(folder: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _no_link(file: Path) -> None:
+    """Refuse a file of a run that is a link: it may lead to what its maker cannot read."""
+    if file.is_symlink():
+        raise ResultsError(
+            f"{file} is a link", "a run's files are files", "put what it leads to in its place"
+        )
+
+
 def _printable(text: str) -> str:
     """`text` that can be encoded: a lone half of a surrogate pair becomes its escape."""
     return text.encode(errors="backslashreplace").decode()
@@ -254,6 +324,11 @@ def _cell(row: Row, column: str) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if column == "score" or row.unit == "fraction" else f"{value:.2f}"
     return "" if value is None else str(value)
+
+
+def _shown(text: str) -> str:
+    """`text` of an upstream's or an endpoint's on one line, without what a terminal obeys."""
+    return harmless(" ".join(text.splitlines()))
 
 
 def _lines(path: Path) -> list[str]:

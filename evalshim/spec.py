@@ -48,11 +48,16 @@ class ModelSpec:
         extra_body: Further JSON members of each request.
         concurrency: Calls in flight, where that is not the run's.
         rate_limit: Calls a minute.
+        headers: Further headers of each request.
+        verify: False takes whatever certificate the endpoint shows.
+        ca_bundle: File with the certificates of the authorities that the endpoint's is held
+            against, in place of the system's; absolute.
         think: `strip` has upstream score what follows `</think>` alone.
         is_chat: False talks to `/completions` with the plain prompt (OpenCompass).
         meta_template: OpenCompass's template of roles: `chat`, `none` (everything becomes
             one user message), or a mapping of upstream's.
         upstream: Further arguments of upstream's class; under a backend's name, for it alone.
+        secrets: What each `${VARIABLE}` in `extra_body`, `headers` and `upstream` stands for.
     """
 
     name: str
@@ -73,12 +78,21 @@ class ModelSpec:
     img_detail: str | None = None
     system_prompt: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    verify: bool = True
+    ca_bundle: str | None = None
     concurrency: int | None = None
     rate_limit: float | None = None
     think: Think = "keep"
     is_chat: bool = True
     meta_template: Mapping[str, Any] | str = field(default="chat", hash=False)
     upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+
+    @property
+    def trusted(self) -> bool | str:
+        """What its certificate is held against, as requests and httpx take it."""
+        return (self.ca_bundle or True) if self.verify else False
 
     @property
     def key_variable(self) -> str:
@@ -99,9 +113,12 @@ class JudgeSpec:
         nproc: Calls in flight.
         retry: Tries of a call that fails.
         timeout: Seconds for one request.
+        verify: As of a model.
+        ca_bundle: As of a model.
         fallback: What becomes of a cell whose judge does not answer: `error` fails it, `allow`
             lets upstream grade without, where it can, and says so in every row.
         upstream: Further arguments of upstream's class; under a backend's name, for it alone.
+        secrets: What each `${VARIABLE}` in `upstream` stands for.
     """
 
     model: str = EXACT_MATCHING
@@ -111,12 +128,20 @@ class JudgeSpec:
     nproc: int | None = None
     retry: int | None = None
     timeout: float | None = None
+    verify: bool = True
+    ca_bundle: str | None = None
     fallback: Fallback = "error"
     upstream: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def is_model(self) -> bool:
         return self.model != EXACT_MATCHING
+
+    @property
+    def trusted(self) -> bool | str:
+        """What its certificate is held against, as requests and httpx take it."""
+        return (self.ca_bundle or True) if self.verify else False
 
     @property
     def key_variable(self) -> str:

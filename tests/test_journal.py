@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evalshim.worker import journal
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_value_comes_back_as_it_was(path: Path) -> None:
     values = [
         "狗\n\u2028\ud83d", "", None, True, 0, 0.1 + 0.2, ["a", [1]], {"a": {"b": None}},
-        (1, "a"), ["a", (1,)], {0: "a"}, {"a": {1: (2,)}}, {"a"}, b"\xff", _Numpys(3),
+        (1, "a"), ["a", (1,)], {0: "a"}, {"a": {1: (2,)}}, {"a"}, b"\xff", np.int64(3),
     ]  # fmt: skip
     kept = Journal(str(path))
     for key, value in enumerate(values):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from evalshim import config, runs
 from evalshim.adapters import judge_env
@@ -25,6 +26,7 @@ AT = {"model": "qwen", "api_base": "http://j/v1"}
 EVERY = {
     **AT, "key_env": "MY_KEY", "nproc": 3, "retry": 2, "timeout": 9.5, "fallback": "allow",
     "upstream": {"max_tokens": 8, "opencompass": {"max_out_len": 9}},
+    "verify": False,
 }  # fmt: skip
 
 
@@ -54,9 +56,12 @@ def _flags(judge: Any = None, **flags: Any) -> JudgeSpec:
 
 
 class TestEntry:
-    def test_has_every_key(self) -> None:
-        assert set(EVERY) | {"key"} == set(JUDGE_KEYS)
-        assert judge_entry(EVERY, "judge") == JudgeSpec(**EVERY)
+    def test_has_every_key(self, tmp_path: Path) -> None:
+        trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+        every = {**EVERY, "ca_bundle": str(tmp_path / "ca.pem")}
+
+        assert set(every) | {"key"} == set(JUDGE_KEYS)
+        assert judge_entry(every, "judge") == JudgeSpec(**every)
 
     def test_at_an_endpoint_without_a_key_has_none_to_leak(self) -> None:
         assert judge_entry(AT, "judge") == JudgeSpec(**AT, key="EMPTY")

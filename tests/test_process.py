@@ -447,7 +447,7 @@ class TestRealWorker:
             "logging.info('API Key: %s', os.environ['MY_KEY'])\n"
             "logging.info('%s samples', 5)"
         )
-        done = _real({**env, "MY_KEY": SECRET}, secrets=["MY_KEY"])
+        done = _real({**env, "MY_KEY": SECRET}, secrets=["MY_KEY"], hidden=SECRET)
 
         assert done.returncode == 0, done.stderr
         assert [line.split(":", 2)[2] for line in log.read_text().splitlines()] == [
@@ -459,7 +459,7 @@ class TestRealWorker:
         self, upstream: Callable[[str], dict[str, str]]
     ) -> None:
         env = upstream("import logging; logging.warning('%d samples', 'many')")
-        done = _real({**env, "MY_KEY": SECRET}, secrets=["MY_KEY"])
+        done = _real({**env, "MY_KEY": SECRET}, secrets=["MY_KEY"], hidden=SECRET)
 
         assert done.returncode == 0, done.stderr
         assert "Logging error" in done.stderr

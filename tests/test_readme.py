@@ -41,7 +41,7 @@ def test_every_key_is_in_the_table() -> None:
 
     assert named >= {*config.RUN_KEYS, *model_entries.MODEL_KEYS, *dataset_entries.DATASET_KEYS}
     assert {*judge_entries.JUDGE_KEYS} <= set(re.findall(r"\w+", _blocks("yaml")[1])) | {
-        "key", "upstream",
+        "key", "upstream", "verify", "ca_bundle",
     }  # fmt: skip
 
 

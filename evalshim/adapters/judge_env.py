@@ -10,10 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from evalshim.spec import JudgeSpec, chat_url, own
+from evalshim.spec import JudgeSpec, ModelSpec, chat_url, own
 
 # The worker package as it is called inside an upstream environment.
 _PARTS = "evalshim_worker.opencompass_parts"
+
+
+def transport(asked: ModelSpec | JudgeSpec) -> dict[str, Any] | None:
+    """How a worker reaches an endpoint (worker/transport.py); None where nothing is special."""
+    headers = dict(asked.headers) if isinstance(asked, ModelSpec) else {}
+    special = headers or asked.trusted is not True
+    return {"headers": headers, "verify": asked.trusted} if special else None
 
 
 def vlmeval_arguments(judge: JudgeSpec) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def opencompass_config(judge: JudgeSpec, parallel: int) -> dict[str, Any] | None
         "max_workers": judge.nproc or parallel,
         "retry": judge.retry,
         "timeout": judge.timeout,
+        "transport": transport(judge),
     }
     return {k: v for k, v in given.items() if v is not None} | own(judge.upstream, "opencompass")
 
@@ -95,6 +103,7 @@ def worker_judge(judge: JudgeSpec, backend: str, parallel: int) -> Mapping[str, 
         "model": judge.model,
         "at": judge.api_base or "its provider",
         "key_env": judge.key_variable,
+        "transport": transport(judge),
         "fallback": judge.fallback,
         "variables": vlmeval_variables(judge) if vlmeval else opencompass_variables(judge),
         "config": None if vlmeval else opencompass_config(judge, parallel),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pprint import pformat
 from typing import Any
 
+from evalshim.adapters import judge_env
 from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec, own, slug
 
 # The worker package as it is called inside an upstream environment.
@@ -121,6 +122,7 @@ def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:
         "retry": model.retry,
         "timeout": model.timeout,
         "extra_body": dict(model.extra_body) or None,
+        "transport": judge_env.transport(model),
         # max_tokens again: as max_out_len it would give way to the dataset's own.
         "openai_extra_kwargs": _given(
             {"max_tokens": model.max_tokens, "top_p": model.top_p, "seed": model.seed}

@@ -51,6 +51,13 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> set[str]:
                 "endpoint, which does not tell",
                 "infer_method: gen, or a local model",
             )
+        if not spec.config and not cell.model.api_base and cell.model.secrets:
+            # The configuration that upstream reads, and keeps, has no way to take it from us.
+            raise ConfigError(
+                f"{cell.model.name}: a secret in its `upstream`",
+                "OpenCompass would write it into its files",
+                "set the variable that the model's library reads it from (HF_TOKEN)",
+            )
         if lost := [k for k in _OF_ENDPOINTS if cell.model.module and getattr(cell.model, k)]:
             raise ConfigError(
                 f"{cell.model.name}: {', '.join(lost)}",

@@ -134,6 +134,7 @@ def prepare(
                 "class": cell.model.cls,
                 "model": vlmeval_args.model_arguments(cell.model),
                 "key_env": cell.model.key_variable,
+                "transport": judge_env.transport(cell.model),
                 "namespace": {
                     **vlmeval_args.namespace(cell, spec, folder / cell.id),
                     **({} if answered.get(cell.dataset.name, True) else {"mode": "infer"}),

@@ -12,11 +12,12 @@ stderr   Whatever upstream prints on either stream. A line that begins with \\x1
          the backend's own log where it names none).
 
 The job
-    {"backend": "vlmeval" | "opencompass", "secrets": [variable, ...], ...}
-    `secrets` names the environment variables whose values no log may show. The
-    rest is read by the backend's module: run_vlmeval, run_opencompass. Three more
-    look around only: "health", "catalogue" (with "upstream") and "describe" (with
-    "config", one of OpenCompass's).
+    {"backend": "vlmeval" | "opencompass", "secrets": [variable, ...], "hidden": pattern, ...}
+    `secrets` names the environment variables that hold keys, `hidden` is a regular
+    expression of what no log may show (evalshim/redaction.py), `hidden_in_answers` of
+    what no answer may. The rest is read by the backend's module: run_vlmeval,
+    run_opencompass. Three more look around only: "health", "catalogue" (with "upstream")
+    and "describe" (with "config", one of OpenCompass's).
 
 The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
@@ -57,12 +58,13 @@ def _package() -> None:
 
 def main() -> None:
     _package()
-    from evalshim_worker import channel
+    from evalshim_worker import channel, transport
 
     channel.claim_stdout()
     job = json.loads(sys.stdin.buffer.readline())
     channel.claim_stdin()
-    channel.hide([os.environ.get(name, "") for name in job.get("secrets", ())])
+    channel.hide(job.get("hidden"), job.get("hidden_in_answers"))
+    transport.know(job.get("secrets", ()))
     if job["backend"] == "health":
         from evalshim_worker import health as backend
     elif job["backend"] == "catalogue":

@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -21,7 +22,8 @@ _parent = None  # the pipe that is closed when the parent is gone
 _is_child = False
 _last_progress = 0.0
 _EVERY = 0.1  # seconds
-_hidden = []
+# Patterns of what no log and no answer may show (evalshim/redaction.py).
+_hidden = _hidden_in_answers = None
 plugins = []  # files of the user's that were loaded
 
 
@@ -161,15 +163,17 @@ def section(cell=None):
     os.write(2, f"\x1e{cell or ''}\n".encode())
 
 
-def hide(values):
-    """Keep `values` out of every log record: upstream logs keys, to files of its own too.
+def hide(pattern, in_answers=None):
+    """Keep what `pattern` finds out of every log record: upstream logs keys, to files of its
+    own too.
 
     VLMEvalKit 0.0.20, OpenAIWrapper.__init__: `Using API Base: ...; API Key: ...`.
-    Values too short to be a secret (`EMPTY`) stay.
     """
-    _hidden.extend(sorted((v for v in values if len(v) >= 8), key=len, reverse=True))
-    if not _hidden:
+    global _hidden, _hidden_in_answers
+    if not pattern:
         return
+    _hidden = re.compile(pattern)
+    _hidden_in_answers = re.compile(in_answers) if in_answers else None
     plain = logging.getLogRecordFactory()
 
     def redacted(*args, **kwargs):
@@ -191,8 +195,12 @@ def short(text, most=200):
     return " ".join(redact(text).split())[:most]
 
 
+def without_keys(answer):
+    """An answer as upstream may write it down: an endpoint may send back what it was sent."""
+    hidden = _hidden_in_answers
+    return hidden.sub("***", answer) if hidden and isinstance(answer, str) else answer
+
+
 def redact(text):
-    """`text` without the hidden values."""
-    for value in _hidden:
-        text = text.replace(value, "***")
-    return text
+    """`text` without what is hidden."""
+    return _hidden.sub("***", text) if _hidden else text

@@ -6,6 +6,8 @@ import os
 import pickle
 import threading
 
+from . import pickles
+
 
 class Journal:
     """A file of `key -> value`, to which each result is appended once.
@@ -28,7 +30,7 @@ class Journal:
                         key, value, pickled = json.loads(line)
                     except ValueError:
                         continue
-                    found[key] = pickle.loads(base64.b64decode(value)) if pickled else value
+                    found[key] = pickles.loads(base64.b64decode(value)) if pickled else value
         return found
 
     def add(self, key, value):

@@ -12,7 +12,7 @@ import re
 import shutil
 from urllib.parse import urlsplit
 
-from . import channel, fan_out, pace, phases
+from . import channel, fan_out, pace, phases, transport
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
@@ -39,12 +39,14 @@ def _watch(grading, model):
             model.api_base = base
             model.key = os.environ.get(grading.judge["key_env"]) or "EMPTY"
         speak_to_azure(model)
+        settings = grading.judge["transport"] if grading.judge else None
         try:
-            code, answer, response = generate_inner(*args, **kwargs)
+            code, answer, response = transport.through(settings, generate_inner)(*args, **kwargs)
         except Exception as error:
             grading.problem = channel.said(error)
             raise
         pace.heed(response)
+        answer = channel.without_keys(answer)
         if code != 0 or model.fail_msg in str(answer):
             grading.problem = wrong_with(code, response)
         elif not grading.reported:

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 
-from . import channel, custom_data, fan_out, judging, pace, plugins
+from . import channel, custom_data, fan_out, judging, pace, plugins, transport
 from .journal import Journal
 
 # The key of what is known of all samples, beside those of single ones.
@@ -95,7 +95,8 @@ def build(cell, models, watch, **overrides):
     `overrides` is what upstream hands to the local models of some names (use_vllm).
     """
     api_base = cell["model"].get("api_base")
-    arguments = dict(cell["model"]) if api_base else {**cell["model"], **overrides}
+    given = transport.filled(cell["model"])
+    arguments = dict(given) if api_base else {**given, **overrides}
     key = os.environ.get(cell["key_env"])
     if key:
         arguments["key"] = key
@@ -107,7 +108,9 @@ def build(cell, models, watch, **overrides):
         if key and hasattr(model, "key"):
             model.key = key
         judging.speak_to_azure(model)
-    custom_data.send_as_written(model, cell["model"])
+    custom_data.send_as_written(model, given)
+    if hasattr(model, "generate_inner"):
+        model.generate_inner = transport.through(cell["transport"], model.generate_inner)
     _count_answers(model, watch)
     watch.model = model
     return model
@@ -147,6 +150,7 @@ def _count_answers(model, watch):
             local.error = channel.said(error)
             raise
         pace.heed(response)
+        answer = channel.without_keys(answer)
         if code != 0 or no_answer(answer) or answer == "":
             local.error = judging.wrong_with(code, response)
         else:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from types import SimpleNamespace
 
-from . import channel
+from . import channel, transport
 from .grading import JudgeError
 
 # Evaluators that take a judge of the environment where their configuration names none.
@@ -145,6 +145,12 @@ def _watch_client(sampler, tally):
             raise grading.error()
         init(self, *args, **kwargs)
         grading.built = True
+        settings = grading.judge["transport"]
+        if settings:
+            import httpx
+
+            client = httpx.Client(**transport.httpx_arguments(settings))
+            self.client = self.client.with_options(http_client=client)
         create, model = self.client.chat.completions.create, self.model
         hello = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
 
@@ -164,6 +170,8 @@ def _watch_client(sampler, tally):
                 count(query["messages"], True)
                 raise
             answer = response.choices[0].message.content if response.choices else ""
+            if answer:
+                answer = response.choices[0].message.content = channel.without_keys(answer)
             grading.reported = grading.reported or str(response.model or "")
             count(query["messages"], not answer)
             if answer and "criteria_met" not in answer:

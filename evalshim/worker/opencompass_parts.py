@@ -21,6 +21,7 @@ from opencompass.utils import get_infer_output_path
 
 from . import channel, forks, opencompass_judge, phases, predictions, run_opencompass, turns
 from .answers import Answers
+from .transport import filled, httpx_arguments
 
 # As of VLMEvalKit's cells; the sets here are smaller.
 _AT_ONCE = min(8, 2 * (os.cpu_count() or 1))
@@ -45,8 +46,12 @@ class EndpointModel(OpenAISDK):
         max_seq_len=2**31,
         max_out_len=None,
         retries=0,
+        transport=None,
+        http_client_cfg=None,
         **kwargs,
     ):
+        self._headers = filled((transport or {}).get("headers", {}))
+        kwargs = filled(kwargs)
         self._paced = query_per_second is not None
         self._bounded = max_seq_len < 2**31
         self.retries = retries
@@ -57,6 +62,7 @@ class EndpointModel(OpenAISDK):
             tokenizer_path=tokenizer_path,
             query_per_second=query_per_second or 1,
             max_seq_len=max_seq_len,
+            http_client_cfg={**httpx_arguments(transport), **(http_client_cfg or {})},
             **kwargs,
         )
 
@@ -114,7 +120,7 @@ class EndpointModel(OpenAISDK):
             return ""
         if not answer:
             self._local.error = self._local.error or "HTTP 200 without an answer: no content"
-        return answer
+        return channel.without_keys(answer)
 
     def _create_fresh_client(self):
         self._query = getattr(self, "_query", None) or self.openai_api_base.partition("?")[2]
@@ -123,8 +129,11 @@ class EndpointModel(OpenAISDK):
         host = urlsplit(self.openai_api_base).hostname or ""
         client = client.with_options(
             default_query=dict(parse_qsl(self._query)),
-            # Azure takes a key by this header alone.
-            default_headers={"api-key": client.api_key} if host.endswith(".azure.com") else {},
+            default_headers={
+                # Azure takes a key by this header alone.
+                **({"api-key": client.api_key} if host.endswith(".azure.com") else {}),
+                **self._headers,
+            },
         )
         create = self._create(client)
 

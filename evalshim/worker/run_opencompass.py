@@ -25,6 +25,7 @@ log}, groups, whole (the groups over all sets), summary (path or null).
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import threading
@@ -195,7 +196,20 @@ def describe(path):
         "pairs": pairs,
         "work_dir": raw.get("work_dir"),
         "cells": cells,
+        "named": sorted(set(_named_like_secrets(raw))),
     }
+
+
+def _named_like_secrets(value, name=""):
+    """The texts of a configuration that may be secrets, by their names; the parent decides."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _named_like_secrets(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _named_like_secrets(item, name)
+    elif isinstance(value, str) and re.search("key|token|secret|pass|auth|cookie|cred", name, re.I):
+        yield name, value
 
 
 def _abbr(config, kind):
@@ -294,6 +308,8 @@ def _earlier(job, parts, stamp):
             folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
             here = escape(os.path.join(source, folder))
             for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
+                if os.path.islink(path):  # which may lead out of the run
+                    continue
                 stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
                 stem = stem.removeprefix("tmp_")
                 if path.endswith(f"/{name}.json") and _lacks_answers(job, cell, abbr, path):

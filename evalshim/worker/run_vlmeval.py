@@ -7,7 +7,7 @@ Job, beside what `__main__` says:
     plugins:     files of the user's to load
     cells: [{"id", "dataset": upstream's name of it, "dataset_config": its class and arguments
              or null, "label": upstream's name of the model, "class": of the model or null,
-             "model": {keyword arguments of that class}, "key_env",
+             "model": {keyword arguments of that class}, "key_env", "transport" (transport.py),
              "namespace": {attribute: value over what run.py's parser gives},
              "limit", "lmudata": folder with data of the user's or null, "format" and "scorer"
              of it, "answered": whether it has any answer,
@@ -27,6 +27,7 @@ Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -48,11 +49,13 @@ from . import (
     models,
     pace,
     phases,
+    pickles,
     plugins,
     predictions,
     ranks,
     shared_data,
     torchvision_ops,
+    transport,
     turns,
     whole_files,
 )
@@ -69,13 +72,15 @@ def run(job):
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    with judging.without_stray_env():
+    with judging.without_stray_env(), transport.certificates_checked():
         runner = api_imports.load("vlmeval", load_runner) if served else load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
     if together:
         ranks.join()
+    transport.install()
+    pickles.install({cell["namespace"]["work_dir"] for cell in job["cells"]})
     judging.notice()
     fan_out.install()
     pace.install()
@@ -184,6 +189,8 @@ def _run_cell(runner, cell, known):
     sys.argv = ["run.py"]
     args = runner.parse_args()
     vars(args).update(cell["namespace"])
+    if further := cell["namespace"].get("judge_args"):
+        args.judge_args = json.dumps(transport.filled(json.loads(further)))
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
     for path in Path(args.work_dir).rglob("*.journal"):
@@ -217,6 +224,8 @@ def _copy_earlier(cell, work_dir):
     stem, dataset = re.escape(f"{label}_{cell['dataset']}"), re.escape(cell["dataset"])
     mine = re.compile(rf"{stem}(\.\w+|{cut_short})|\d+_{dataset}\.pkl|status\.json")
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        if not path.resolve().is_relative_to(source.resolve()):
+            continue  # a link out of the run; upstream's own stay within
         place = work_dir / label / path.relative_to(source)
         if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
