@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from evalshim.worker import api_imports
 
 
 @pytest.fixture
-def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A `vlmeval` of another version: it has nothing of what is to be put off."""
     package = tmp_path / "vlmeval"
     package.mkdir()
@@ -23,7 +24,10 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     for name in [n for n in sys.modules if n.partition(".")[0] == "vlmeval"]:
         monkeypatch.delitem(sys.modules, name)
-    return package
+    yield package
+    # Others look whether there is one.
+    for name in [n for n in sys.modules if n.partition(".")[0] == "vlmeval"]:
+        del sys.modules[name]
 
 
 def test_another_version_is_imported_as_it_is(
