@@ -300,8 +300,6 @@ def names(package, imported=True):
 
 def _names_of(place, imported):
     path = os.path.join(place, "__init__.py") if os.path.isdir(place) else f"{place}.py"
-    if not os.path.exists(path):  # who imports it will say so
-        return set()
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     found = set()
