@@ -1,0 +1,139 @@
+"""What OpenCompass goes on from: what this run has already, an earlier run, another program.
+
+Written for opencompass 0.5.4.
+"""
+
+import json
+import os
+import shutil
+from glob import escape, glob
+
+from . import predictions
+from .journal import Journal
+
+
+def go_on(job, tally):
+    """Look through what this run has already: upstream takes a file that is there for whole.
+
+    Returns:
+        Whether there is anything.
+    """
+    if not job.get("stamp"):
+        return False
+    folder = tally.work_dir = os.path.join(job["arguments"]["work_dir"], job["stamp"])
+    for kind in ("predictions", "results"):
+        for path in glob(os.path.join(escape(folder), kind, "**", "*.json"), recursive=True):
+            if not _is_json(path):
+                os.remove(path)
+    tally.parts_seen = Journal(os.path.join(folder, "parts.jsonl"))
+    for model, abbr in tally.cells:
+        if job["arguments"].get("mode") != "eval":
+            _ask_again(tally, model, abbr, os.path.join(folder, "predictions"))
+    for part in tally.parts_seen.read().values():
+        if tally.still_has(part):
+            tally.add(part)
+    return True
+
+
+def _ask_again(tally, model, abbr, folder):
+    """Have a set asked again for what got no answer."""
+    path = os.path.join(folder, model, f"{abbr}.json")
+    aside = f"{path}.lacking"
+    if (answers := _read(path)) is not None and not _is_whole(answers):
+        # Aside until the set is answered anew: a kill must not cost what is there.
+        os.replace(path, aside)
+        graded = os.path.join(os.path.dirname(folder), "results", model, f"{abbr}.json")
+        if os.path.exists(graded):
+            os.remove(graded)
+    if (answers := _read(aside)) is not None:
+        tally.know(model, abbr, answers)
+
+
+def _is_json(path):
+    """Whether a kill did not cut a file short."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path):
+    """The mapping in a JSON file; None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_whole(answers):
+    return all(isinstance(a, dict) and a.get("prediction") for a in answers.values())
+
+
+def copy_earlier(job, parts, stamp, tally):
+    """Put the predictions of an earlier run where upstream goes on from them.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
+    for cell in job["cells"]:
+        source = (job.get("reuse") or {}).get(cell["id"])
+        for abbr in parts[cell["dataset"]]["datasets"] if source else ():
+            # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
+            folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
+            here = escape(os.path.join(source, folder))
+            for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
+                if os.path.islink(path):  # which may lead out of the run
+                    continue
+                stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
+                stem = stem.removeprefix("tmp_")
+                if path.endswith(f"/{name}.json") and _lacks_answers(job, cell, abbr, path, tally):
+                    continue
+                if stem == name or stem.rpartition("_")[0] == name:
+                    place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
+                    os.makedirs(place, exist_ok=True)
+                    target = os.path.join(place, os.path.basename(path))
+                    if not os.path.exists(target):
+                        shutil.copyfile(path, f"{target}.copy")
+                        os.replace(f"{target}.copy", target)
+                    found = True
+    return found
+
+
+def _lacks_answers(job, cell, abbr, path, tally):
+    """Whether a set of an earlier run is to be asked again for what got no answer."""
+    answers = _read(path)
+    if answers is not None and (job["arguments"].get("mode") == "eval" or _is_whole(answers)):
+        return False
+    tally.know(cell["model"], abbr, answers or {})
+    return True
+
+
+def from_elsewhere(job, parts, stamp, tally):
+    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
+    for cell in job["cells"]:
+        own, given = parts[cell["dataset"]]["datasets"], cell.get("predictions")
+        for abbr in own if given else ():
+            path = given.get(abbr) or (given.get("") if len(own) == 1 else None)
+            if path is None:
+                error = ValueError(f"no predictions of {cell['model']} for {abbr}")
+                tally.failed.setdefault(cell["id"], {})[abbr] = error
+                continue
+            place = os.path.join(
+                job["arguments"]["work_dir"], stamp, "predictions", cell["model"], f"{abbr}.json"
+            )
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            read = tally.given[cell["model"], abbr] = predictions.read(path)
+            with open(place, "w", encoding="utf-8") as file:
+                json.dump({i: {"prediction": p} for i, p in read.items()}, file, ensure_ascii=False)
+            found = True
+    return found
