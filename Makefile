@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint unit fuzz bench pins
+.PHONY: demo test lint unit fuzz chaos bench pins
 demo: $(BIN)/.ready
 	@$(BIN)/shim setup
 	@$(BIN)/shim demo
@@ -25,6 +25,10 @@ unit: $(BIN)/.ready
 bench: $(BIN)/.ready
 	@$(BIN)/shim setup
 	$(BIN)/python -m bench $(ARGS)
+# Ten times the kills of `test`, at other moments each time; CHAOS_SEED repeats one.
+chaos: $(BIN)/.ready
+	CHAOS_KILLS=1000 $(BIN)/pytest tests/integration/test_resume.py -k survives --timeout 0 -s
+
 # Fifty times the inputs that `test` gives the readers, and others each time.
 fuzz: $(BIN)/.ready
 	EVALSHIM_FUZZ=5000000 $(BIN)/pytest tests/test_fuzz.py --timeout 0

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -409,3 +409,19 @@ class TestReadBack:
         with pytest.raises(AttributeError):
             results.write_text(path, b"new")  # type: ignore[arg-type]
         assert path.read_text() == "old"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Who is killed, or finds the disk full, while writing leaves what was there."""
+    path = tmp_path / "samples.jsonl"
+    results.write_lines(path, ["old\n"])
+
+    def lines() -> Iterator[str]:
+        yield "new\n" * 100_000
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        results.write_lines(path, lines())
+
+    assert path.read_text() == "old\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["samples.jsonl"]
