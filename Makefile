@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint unit fuzz pins
+.PHONY: demo test lint unit fuzz bench pins
 demo: $(BIN)/.ready
 	@$(BIN)/shim setup
 	@$(BIN)/shim demo
@@ -24,6 +24,11 @@ unit: $(BIN)/.ready
 # Fifty times the inputs that `test` gives the readers, and others each time.
 fuzz: $(BIN)/.ready
 	EVALSHIM_FUZZ=5000000 $(BIN)/pytest tests/test_fuzz.py --timeout 0
+
+# Hours; `make bench ARGS=--quick` takes minutes. bench/README.md has the rest.
+bench: $(BIN)/.ready
+	@$(BIN)/shim setup
+	$(BIN)/python -m bench $(ARGS)
 
 $(BIN)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "evalshim needs Python 3.10, 3.11 or 3.12" >&2; exit 1; }

@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from evalshim.plans import Plan
     from evalshim.registry import list_datasets, list_models
     from evalshim.results import RunResult
-    from evalshim.runs import check, load_run, run
+    from evalshim.runs import check, load_run, resume, run
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "RunResult", "check", "list_datasets", "list_models", "load_run", "run"]
+__all__ = [
+    "Plan",
+    "RunResult",
+    "check",
+    "list_datasets",
+    "list_models",
+    "load_run",
+    "resume",
+    "run",
+]
 
 _HOMES = {
     "run": "evalshim.runs",
     "check": "evalshim.runs",
     "Plan": "evalshim.plans",
     "load_run": "evalshim.runs",
+    "resume": "evalshim.runs",
     "list_datasets": "evalshim.registry",
     "list_models": "evalshim.registry",
     "RunResult": "evalshim.results",

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 import evalshim
-from evalshim import registry
+from evalshim import cli_housekeeping, registry
+from evalshim.cli_housekeeping import size
 from evalshim.errors import EvalshimError
 
 BACKEND = click.Choice(registry.BACKENDS)
@@ -57,7 +58,7 @@ def setup(backends: tuple[Any, ...], python: str | None, source: str | None, upg
         health = made.health
         click.echo(
             f"{backend}: {health.distribution} {health.version}, Python {health.python_version}, "
-            f"torch {health.torch}, {made.packages} packages, {_size(made.size)}, "
+            f"torch {health.torch}, {made.packages} packages, {size(made.size)}, "
             f"in {envs.prefix(backend)}"
         )
 
@@ -106,6 +107,8 @@ class _Run(click.Command):
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
 @click.option("--upstream", "more", metavar="KEY=VALUE", multiple=True, help="Upstream's own.")
 @click.option("--no-preflight", is_flag=True, help="Do not ask the endpoints before the run.")
+@click.option("--resume", is_flag=True, help="Go on with the latest run, where it stopped.")
+@click.option("--force", is_flag=True, help="With --resume: though something differs.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 @click.pass_context
@@ -115,6 +118,8 @@ def run(
     config: Path | None,
     more: tuple[str, ...],
     no_preflight: bool,
+    resume: bool,
+    force: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -132,13 +137,19 @@ def run(
     spec = runs.specify(config, upstream=upstream, judge=judge, **options)
     if dry_run:
         _show_plan(ctx, spec, as_json)
-    _evaluate(ctx, spec, as_json, preflight=not no_preflight)
+    latest = spec.work_dir / "latest" if resume else None
+    _evaluate(ctx, spec, as_json, preflight=not no_preflight, resume=latest, force=force)
 
 
-def _evaluate(ctx: click.Context, spec: Any, as_json: bool, preflight: bool = True) -> None:
-    from evalshim import results, runs
+def _evaluate(ctx: click.Context, spec: Any, as_json: bool, **how: Any) -> None:
+    from evalshim import runs
 
-    result = runs.execute(spec, command=sys.argv, preflight=preflight)
+    _show(ctx, runs.execute(spec, command=sys.argv, **how), as_json)
+
+
+def _show(ctx: click.Context, result: Any, as_json: bool) -> None:
+    from evalshim import results
+
     click.echo(results.render(result, "json" if as_json else "table"))
     _say(f"results in {result.path}")
     ctx.exit(result.exit_code)
@@ -152,6 +163,33 @@ def _show_plan(ctx: click.Context, spec: Any, as_json: bool) -> None:
     shown = {"ready": planned.ready, "problems": problems, "cells": planned.records()}
     click.echo(results.to_json(shown, indent=2) if as_json else plans.text(planned))
     ctx.exit(0 if planned.ready else 3)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path), default="outputs/latest")
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
+@click.option("--force", is_flag=True, help="Though something differs that changes answers.")
+@click.option("--no-preflight", is_flag=True, help="Do not ask the endpoints before the run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    run: Path,
+    assignments: tuple[str, ...],
+    force: bool,
+    no_preflight: bool,
+    as_json: bool,
+) -> None:
+    """Go on with a RUN where it stopped (default: outputs/latest).
+
+    What has a score, an answer or a grade keeps it; what got none is asked again.
+    """
+    from evalshim import runs
+
+    result = runs.resume(
+        run, assignments=assignments, force=force, preflight=not no_preflight, command=sys.argv
+    )
+    _show(ctx, result, as_json)
 
 
 @main.command("eval")
@@ -315,6 +353,10 @@ def results(run: Path, form: str) -> None:
     click.echo(results.render(results.load(run), form))
 
 
+main.add_command(cli_housekeeping.runs)
+main.add_command(cli_housekeeping.logs)
+
+
 @main.command()
 @click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
@@ -348,6 +390,9 @@ def doctor(ctx: click.Context, python: str | None, as_json: bool) -> None:
     ctx.exit(0 if all(b["usable"] for b in found["backends"]) else 3)
 
 
+main.add_command(cli_housekeeping.env)
+
+
 @main.command()
 @click.option("--serve", is_flag=True, help="Only serve the endpoint, until Ctrl-C.")
 @click.option("--port", type=int, default=0, help="Port to serve on.  [default: a free one]")
@@ -370,7 +415,3 @@ def demo(ctx: click.Context, serve: bool, port: int, work_dir: str | None) -> No
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

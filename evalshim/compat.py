@@ -136,7 +136,9 @@ def _vlmevalkit(run: Path) -> list[dict[str, Any]]:
     """EvalScope takes every CSV and JSON file in a model's folder for a metric file."""
     folder = run / "upstream" / "vlmeval"
     reports: list[dict[str, Any]] = []
-    for model in sorted(p for p in folder.glob("*") if p.name not in ("LMUData", "logs")):
+    for model in sorted(
+        p for p in folder.glob("*/*") if p.parent.name != "LMUData" and p.name != "logs"
+    ):
         for path in sorted([*model.rglob("*.csv"), *model.rglob("*.json")]):
             if path.name == "status.json":
                 continue

@@ -15,7 +15,9 @@ from evalshim.errors import ConfigError
 from evalshim.spec import AUTO, Cell, RunSpec
 
 # Of a model, what changes no answer: an earlier run may have had it otherwise.
-_NO_IDENTITY = ("api_base", "key_env", "concurrency", "retry", "timeout", "verify", "ca_bundle")
+NO_IDENTITY = (
+    "api_base", "ca_bundle", "concurrency", "key_env", "rate_limit", "retry", "timeout", "verify",
+)  # fmt: skip
 
 
 def find(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, Path]:
@@ -69,7 +71,7 @@ def _identity(
     """What makes two cells the same work, as text."""
     if "config" in raw:
         return f"{raw['config']} {config_sha256}"
-    left_out = (*_NO_IDENTITY, "model") if any_id else _NO_IDENTITY
+    left_out = (*NO_IDENTITY, "model") if any_id else NO_IDENTITY
     model = {k: v for k, v in raw["models"][0].items() if k not in left_out}
     dataset = raw["datasets"][0]
     if isinstance(dataset, dict) and "judge" in dataset:  # who grades changes no answer

@@ -123,7 +123,8 @@ def client(
 
     base, _, query = api_base.partition("?")
     # Azure takes a key of its own by this header alone, as VLMEvalKit and openai send it.
-    azure = {"api-key": key} if urlsplit(base).netloc.endswith(".azure.com") else {}
+    host = urlsplit(base).hostname or ""
+    azure = {"api-key": key} if host.endswith(".azure.com") else {}
     further = {**azure, **dict(headers)}
 
     def stay_at_home(request: Any) -> None:

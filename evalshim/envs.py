@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evalshim import catalogue, pip_settings, process
+from evalshim import catalogue, locks, pip_settings, process
 from evalshim.catalogue import Catalogue
-from evalshim.errors import EvalshimError, SetupError
+from evalshim.errors import ConfigError, EvalshimError, SetupError
 from evalshim.spec import BackendName, Event
 
 PINS = Path(__file__).parent / "pins"
@@ -147,12 +147,13 @@ def setup(
         say: Told what is being done.
 
     Raises:
+        ConfigError: A run uses the environment that is there, and it would not stay.
         SetupError: An install or the health check failed; nothing is left behind.
     """
     if source and Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
     pins = _pins(backend)
-    with _lock(backend, say):
+    with lock(backend, say):
         current = state(backend)
         asked = (source, python)
         if current and not upgrade and current.pins == pins:
@@ -166,7 +167,8 @@ def setup(
                     f"remove {prefix(backend)} for the pinned one"
                 )
                 return current
-        _sweep(backend)
+        with unused(backend):
+            sweep(backend)
         place = prefix(backend)
         building = place.with_name(f".{backend}-{os.getpid()}")
         try:
@@ -216,7 +218,7 @@ def names(
     if (found := catalogue.read(path)) or say is None:
         return found
     say(f"{backend}: collecting the names that {chosen.python} knows (once)")
-    with _lock(backend, say):
+    with lock(backend, say):
         _, collected = _ask(chosen.python, backend, "catalogue", managed=chosen.managed)
         catalogue.write(path, backend, collected)
     return catalogue.read(path)
@@ -361,7 +363,7 @@ def _with_upstream(python: str, backend: BackendName) -> str:
 
 
 @contextlib.contextmanager
-def _lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
+def lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the set-up of `backend`; the lock ends with its process, however that ends."""
     path = home() / "envs" / f".{backend}.lock"
     try:
@@ -385,8 +387,25 @@ def _lock(backend: BackendName, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _sweep(backend: BackendName) -> None:
-    """Remove what a killed set-up left; the lock is ours, so nobody builds there."""
+@contextlib.contextmanager
+def unused(backend: BackendName) -> Iterator[None]:
+    """Keep runs from the environment of `backend` within the block.
+
+    Raises:
+        ConfigError: One uses it, and would be left without what it imports.
+    """
+    with locks.unshared(prefix(backend) / STATE) as free:
+        if not free:
+            raise ConfigError(
+                f"a run uses the environment of {backend}",
+                "it would be left without what it has still to import",
+                "wait until it has ended; `shim runs` lists the runs of a folder",
+            )
+        yield
+
+
+def sweep(backend: BackendName) -> None:
+    """Remove what a killed set-up left; for who has the `lock`: nobody builds there."""
     for folder in prefix(backend).parent.glob(f".{backend}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 

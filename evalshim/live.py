@@ -7,41 +7,37 @@ reason; only an interrupt ends a run early.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
-import platform
 import queue
-import socket
+import threading
+import time
 import traceback
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import evalshim
-from evalshim import config, digests, envs, process, redaction, results, sweep
+from evalshim import config, header, kept, phases, process, redaction, results, sweep
 from evalshim.backends import BACKENDS
-from evalshim.earlier import config_sha256
+from evalshim.crew import Crew
 from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
+from evalshim.gate import TOKENS, Budget, Gate, limits_of
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult
-from evalshim.spec import (
-    SCHEMA_VERSION,
-    BackendName,
-    Cell,
-    CellOutcome,
-    Event,
-    JudgeSpec,
-    Needed,
-    Row,
-    Sample,
-)
+from evalshim.resumption import GoingOn
+from evalshim.spec import BackendName, Cell, CellOutcome, Event, Row
+
+INTERRUPTED = "the run was interrupted"
+# Seconds that the calls in flight have when a run is interrupted, and between two looks at
+# the clock.
+GRACE = 10.0
+_TICK = 1.0
 
 
 class LiveRun:
@@ -51,6 +47,8 @@ class LiveRun:
         plan: Ready to run.
         folder: The run directory; exists.
         command: The command line, for run.json.
+        begun: When the run was asked for, in seconds since 1970.
+        old: What it has already, where a run goes on.
     """
 
     def __init__(
@@ -58,35 +56,75 @@ class LiveRun:
         plan: Plan,
         folder: Path,
         command: Sequence[str],
+        begun: float,
+        old: GoingOn | None = None,
     ) -> None:
         self.plan = plan
+        self.spans: list[phases.Span] = [("start", begun, time.time())]
         self.spec = plan.spec
-        self.parts = by_backend(plan.cells)
-        self.interpreters = plan.interpreters
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
-        self.outcomes: dict[str, CellOutcome] = {}
+        self.outcomes: dict[str, CellOutcome] = dict(old.ended) if old else {}
+        self.samples = kept.Samples(folder / "samples.jsonl", plan.cells)
+        self.parts = by_backend([c for c in plan.cells if c.id not in self.outcomes])
+        self.parts_done: dict[str, dict[str, tuple[int, ...]]] = {}
         judges = {self.spec.judge_of(cell.dataset) for cell in plan.cells}
         models = {cell.model for cell in plan.cells}
         found = [*map(variables_of, models), *map(variables_of, judges)]
         keys = {key for variables in found for key in variables.values() if key}
         self.secrets = tuple(sorted({*keys, *redaction.of_environment()}))
-        self.logs = {name: process.Logs(folder / "logs", name, self.secrets) for name in self.parts}
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.hashing = ThreadPoolExecutor(1, "evalshim-hashing")
-        self.header = self._first_header(command)
+        self.logs = {
+            name: process.Logs(folder / "logs", name, self.secrets)
+            for name in by_backend(plan.cells)
+        }
+        self.gate = Gate(
+            limits_of(plan.cells, plan.spec),
+            Budget(self.spec.max_requests, self.spec.max_tokens_total),
+            self.spec.patience,
+            lambda text: self.crew.events.put(Event("waiting", None, {"message": text})),
+        )
+        self.crew = Crew(plan, folder / "upstream", self.logs, self.gate)
+        self.why_stopped = ""  # before all cells came to their end
+        self._killed: dict[str, str] = {}  # cells that we ended, and why
+        self._pids: dict[str, set[int]] = {}
+        self._heard: dict[str, float] = {}  # of a cell, by the monotonic clock
+        self._begun: dict[str, float] = {}
+        self._kill_at = float("inf")
+        self._must_end_at = time.monotonic() + (self.spec.run_timeout or float("inf"))
+        self.header = header.first(
+            plan, folder.name, header.redacted(command, self.secrets), self._log_of
+        )
+        if old:
+            self.header = header.going_on(self.header, old.header, list(old.ended), old.forced)
+
+    def _log_of(self, cell: Cell) -> str:
+        return f"logs/{self.logs[cell.dataset.backend].path(cell.id).name}"
+
+    def interrupt(self) -> None:
+        """Let the calls in flight end, and the run with them; from a signal handler too."""
+        self.crew.events.put(Event("interrupt"))
 
     def go(self, reporter: Reporter) -> RunResult:
         """Run to the end, or to an interrupt; in both cases the result files are written."""
         plain = redaction.redacted(config.plain(self.spec), self.secrets)
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         results.write_text(self.folder / "config.yaml", text)
+        self.samples.begin(self.outcomes)
         self._save()
-        # Beside the run: a large file takes as long as the first answers.
-        hashed = {path: self.hashing.submit(digests.of, path) for path in self._data()}
+        results.point_latest(self.folder)
+        # What reads the results wants it at the end; now there is time.
+        threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
+        data = header.DataNotes(self.plan, lambda: self.crew.events.put(Event("hashed")))
         try:
-            self._work(reporter)
-            self.header["status"] = "finished"
+            with self.gate.open():
+                self._work(reporter, data)
+            self.header["status"] = "stopped" if self.why_stopped else "finished"
+            if self.why_stopped == INTERRUPTED:
+                raise KeyboardInterrupt
+            if self.why_stopped:
+                self.header["notices"].append(
+                    f"stopped: {self.why_stopped}; `shim resume` goes on from here"
+                )
         except KeyboardInterrupt:
             self.header["status"] = "interrupted"
             raise
@@ -94,123 +132,147 @@ class LiveRun:
             self.header["status"] = "failed"
             raise
         finally:
-            # Who interrupted a run does not wait for its hashes.
             ended = self.header["status"] == "finished"
-            self.hashing.shutdown(wait=ended, cancel_futures=True)
-            done = {path: f for path, f in hashed.items() if f.done() and not f.cancelled()}
-            self._note_data({path: future.result() for path, future in done.items()})
+            data.end(wait=ended)
+            self._note(data, late=ended)
             result = self._finish()
         return result
 
-    def _data(self) -> dict[Path, str]:
-        """The data files and folders of the run, and the published MD5 of each."""
-        needs = [need for cell in self.plan.cells for need in self.plan.needs[cell.id]]
-        return {_place(need): need.md5 for need in needs}
+    def _note(self, data: header.DataNotes, late: bool = False) -> None:
+        """Say in run.json which data each cell is about."""
+        for cell in self.cells:
+            self.header["cells"][cell]["data"] = data.of(cell, late)
 
-    def _note_data(self, found: Mapping[Path, digests.Digest | None]) -> None:
-        """Say in run.json which data each cell was about."""
-        published = self._data()
-        for cell, needs in self.plan.needs.items():
-            noted = []
-            for path in dict.fromkeys(map(_place, needs)):
-                # What was fetched meanwhile was not there to be hashed.
-                late = self.header["status"] == "finished"
-                digest = found.get(path) or (digests.of(path) if late else None)
-                md5 = published[path]
-                is_published = digest.md5 == md5 if digest and md5 else None
-                hashed = digest.sha256 if digest else None
-                noted.append({"path": str(path), "sha256": hashed, "published": is_published})
-            self.header["cells"][cell]["data"] = noted
-
-    def _work(self, reporter: Reporter) -> None:
+    def _work(self, reporter: Reporter, data: header.DataNotes) -> None:
         """Every backend's worker at once; their events, in order, on this thread."""
-        workers: dict[BackendName, process.Worker] = {}
-        for name in self.parts:
-            try:
-                workers[name] = self._worker(name)
-            except (EvalshimError, OSError) as error:
-                self.events.put(Event("ended", None, {"backend": name, "problem": str(error)}))
-        running = len(self.parts)
         log = (self.folder / "events.jsonl").open("a", encoding="utf-8")
-        with log, ThreadPoolExecutor(running) as pool:
+        with log:
             try:
-                for name, worker in workers.items():
-                    pool.submit(self._run, name, worker)
-                while running:
-                    event = self.events.get()
-                    self._log(log, event)
-                    self._apply(event, reporter)
-                    running -= event.kind == "ended"
-            except BaseException:
-                # The pool waits for its threads, and they for their workers.
-                for worker in workers.values():
-                    worker.stop()
-                raise
+                for name, part in self.parts.items():
+                    self.crew.launch(name, part)
+                while self.crew.running:
+                    try:
+                        event = self.crew.events.get(timeout=_TICK)
+                    except queue.Empty:
+                        event = Event("tick")
+                    if event.kind == "hashed":
+                        self._note(data)
+                        self._save()
+                    elif event.kind == "interrupt":
+                        self._stop(INTERRUPTED, reporter)
+                    elif event.kind != "tick":
+                        self._log(log, event)
+                        self._apply(event, reporter)
+                    self._look_at_the_clock(reporter)
+            finally:
+                self.crew.stop()
 
-    def _worker(self, name: BackendName) -> process.Worker:
-        part = self.parts[name]
-        upstream = self.folder / "upstream" / name
-        job, extra = BACKENDS[name].prepare(part, self.spec, upstream, self.plan.earlier)
-        keys: dict[str, str] = {}
-        for cell in part:
-            keys.update(variables_of(cell.model))
-            keys.update(variables_of(self.spec.judge_of(cell.dataset)))
-        chosen = self.interpreters[name]
-        env = process.isolated_environment() if chosen.managed else dict(os.environ)
-        job = {"backend": name, "secrets": sorted(keys), **job}
-        given = {variable: key for variable, key in keys.items() if key}
-        return process.Worker(
-            chosen.python, job, {**env, **extra, **given}, self.logs[name], self.events.put
-        )
+    def _stop(self, why: str, reporter: Reporter) -> None:
+        """Start no further call, and give those in flight their time."""
+        if self.why_stopped:
+            return
+        self.why_stopped = why
+        self.gate.stop(why)
+        self._kill_at = time.monotonic() + GRACE
+        text = f"{why}: finishing the calls in flight, {GRACE:.0f} s at the most"
+        more = "; Ctrl-C again ends it at once" if why == INTERRUPTED else ""
+        reporter.event(Event("waiting", None, {"message": text + more}))
 
-    def _run(self, name: BackendName, worker: process.Worker) -> None:
-        """One backend, on a thread of its own; its last event is always `ended`."""
-        problem = ""
-        try:
-            ended = worker.run()
-            if not ended.clean:
-                problem = f"the {name} worker died ({process.describe_exit(ended.code)})"
-        except Exception as error:  # a thread's exception would be lost
-            problem = f"{type(error).__name__}: {error}"
-        finally:
-            self.events.put(Event("ended", None, {"backend": name, "problem": problem}))
+    def _look_at_the_clock(self, reporter: Reporter) -> None:
+        now = time.monotonic()
+        if self.gate.why_stopped:
+            self._stop(self.gate.why_stopped, reporter)
+        if now >= self._must_end_at:
+            self._stop(f"run_timeout of {self.spec.run_timeout:g} s is over", reporter)
+        if now >= self._kill_at:
+            self.crew.stop()
+            self._kill_at = float("inf")
+        for cell, pids in self._pids.items():
+            if cell in self.outcomes or cell in self._killed:
+                continue
+            if self.spec.cell_timeout and now - self._begun[cell] > self.spec.cell_timeout:
+                self._kill(
+                    cell, pids, f"it took longer than cell_timeout, {_s(self.spec.cell_timeout)}"
+                )
+            elif now - max(self._heard[cell], self.gate.waited_until) > self.spec.stall_timeout:
+                self._kill(
+                    cell,
+                    pids,
+                    f"nothing came of it for stall_timeout, {_s(self.spec.stall_timeout)}",
+                )
+
+    def _kill(self, cell: str, pids: set[int], why: str) -> None:
+        self._killed[cell] = why
+        for pid in pids:
+            self.crew.kill(self.cells[cell].dataset.backend, pid)
 
     def _apply(self, event: Event, reporter: Reporter) -> None:
+        self.spans += [(name, begun, ended) for name, begun, ended in event.data.get("spans", ())]
         if event.kind == "ready":
             self.header["backends"][event.data["upstream"]].update(event.data)
+            # Its interpreter started, too.
+            self.spans.append(("import", self.spans[0][2], time.time()))
         elif event.kind == "notice":
             self.header["notices"].append(event.data["message"])
         elif event.kind == "ended":
             self._end_rest(event, reporter)
+        self._heard[event.cell or ""] = time.monotonic()
         entry = self.header["cells"].get(event.cell)
         if entry is None or event.cell in self.outcomes:
             reporter.event(event)
             return
         if event.kind == "progress":
-            entry.update(event.data)
-            reporter.event(event)
+            reporter.event(self._summed(event))
         elif event.kind == "started":
-            entry.update(status="running", started_at=now())
-            self._save()
-            reporter.event(event)
+            self._pids.setdefault(event.cell or "", set()).add(event.data["pid"])
+            if entry["status"] == "pending":  # else another part of it starts
+                entry.update(status="running", started_at=header.now())
+                self._begun[event.cell or ""] = time.monotonic()
+                self._save()
+                reporter.event(event)
         else:
             self._end(self.cells[event.cell or ""], self._outcome(event), reporter)
 
+    def _summed(self, event: Event) -> Event:
+        """The progress of a cell, of which a process may report a part."""
+        cell, data = event.cell or "", event.data
+        parts = self.parts_done.setdefault(cell, {})
+        kinds = ("done", "total", "failed")
+        parts[data.get("part", "")] = tuple(data[kind] for kind in kinds)
+        summed = dict(zip(kinds, map(sum, zip(*parts.values(), strict=True)), strict=True))
+        self.header["cells"][cell].update(done=summed["done"], total=summed["total"])
+        return Event("progress", cell, summed)
+
     def _end_rest(self, event: Event, reporter: Reporter) -> None:
-        """A worker is gone: the cells that it had not ended are failed."""
+        """A worker is gone: the cells that it had begun are failed, others get a fresh one."""
+        self.crew.running -= 1
         name: BackendName = event.data["backend"]
-        for cell in self.parts[name]:
-            if cell.id not in self.outcomes:
-                problem = event.data["problem"] or f"the {name} worker said nothing of this cell"
-                tail = self.logs[name].tail(cell.id)
-                reason = "\n".join([problem, *(["its last lines:", *tail] if tail else [])])
-                self._end(cell, CellOutcome("failed", reason), reporter)
+        left = [cell for cell in self.parts[name] if cell.id not in self.outcomes]
+        begun = [cell for cell in left if cell.id in self._pids]
+        problem = event.data["problem"] or f"the {name} worker said nothing of this cell"
+        again = [cell for cell in left if cell not in begun]
+        # Who died before it began anything would do so again.
+        for cell in begun if begun and event.data["problem"] else left:
+            self._end(cell, self._dead(cell, self._killed.get(cell.id, problem)), reporter)
+        if begun and again and event.data["problem"] and not self.why_stopped:
+            self.crew.launch(name, again)
+
+    def _dead(self, cell: Cell, problem: str) -> CellOutcome:
+        """A cell whose process is gone."""
+        tail = self.logs[cell.dataset.backend].tail(cell.id)
+        reason = "\n".join([problem, *(["its last lines:", *tail] if tail else [])])
+        return CellOutcome("failed", reason)
 
     def _outcome(self, event: Event) -> CellOutcome:
         cell = self.cells[event.cell or ""]
         if event.kind == "failed":
-            return CellOutcome("failed", str(event.data["message"]))
+            message = str(event.data["message"])
+            if event.data["type"] == "Died":
+                died = f"the process of this cell died ({message})"
+                return self._dead(cell, self._killed.get(cell.id, died))
+            return CellOutcome("failed", message)
         backend = BACKENDS[cell.dataset.backend]
+        begun = time.time()
         try:
             return backend.collect(cell, event.data, self.folder, self.spec)
         except EvalshimError as error:
@@ -219,6 +281,8 @@ class LiveRun:
             with self.logs[cell.dataset.backend].path(cell.id).open("a", encoding="utf-8") as log:
                 log.write(process.redact(traceback.format_exc(), self.secrets))
             return CellOutcome("failed", f"cannot read what upstream wrote: {error!r}")
+        finally:
+            self.spans.append(("collect", begun, time.time()))
 
     def _end(self, cell: Cell, outcome: CellOutcome, reporter: Reporter) -> None:
         entry = self.header["cells"][cell.id]
@@ -229,8 +293,15 @@ class LiveRun:
             error=process.redact(outcome.error.strip(), self.secrets),
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
-        self.outcomes[cell.id] = outcome
-        entry.update(status=outcome.status, error=outcome.error, finished_at=now())
+        with contextlib.suppress(OSError):  # a full disk: the rows are known all the same
+            self.samples.add(cell.id, outcome.samples)
+        self.outcomes[cell.id] = outcome = replace(outcome, samples=())
+        entry.update(
+            outcome=kept.plain(outcome),
+            status=outcome.status,
+            error=outcome.error,
+            finished_at=header.now(),
+        )
         entry.update(n=outcome.n, n_failed=outcome.n_failed, n_judge_failed=outcome.n_judge_failed)
         entry.update(notes=list(outcome.notes), sent=dict(outcome.sent))
         entry.update(reported=outcome.reported.get("model") or None)
@@ -242,28 +313,35 @@ class LiveRun:
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
         sweep.clean(self.folder / "upstream", redaction.unmistakable(self.secrets))
+        begun = time.time()
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []
-        samples: list[Sample] = []
         for cell in self.cells.values():
             outcome = self.outcomes.get(cell.id, unended)
             self.header["cells"][cell.id].update(status=outcome.status, error=outcome.error)
             rows += self._rows(cell, outcome)
-            samples += outcome.samples
-        codes = {"interrupted": 130, "failed": 1}
+        codes = {"interrupted": 130, "failed": 1, "stopped": 1}
         ended = [self.outcomes.get(cell, unended) for cell in self.cells]
         degraded = any(self._is_degraded(outcome) for outcome in ended)
         self.header["exit_code"] = codes.get(self.header["status"], int(degraded))
-        self.header["finished_at"] = now()
+        self.header["traffic"] = {
+            endpoint: {
+                "calls": c.calls,
+                "turned_away": c.busy,
+                **{k: getattr(c, k) for k in TOKENS},
+            }
+            for endpoint, c in ((e, lane.counts) for e, lane in self.gate.lanes.items())
+        }
         try:
-            results.write(self.folder, self.header, rows, samples)
+            lines = self.samples.of(self.cells)
+            self.header["phases"] = phases.seconds([*self.spans, ("collect", begun, time.time())])
+            results.write(self.folder, self.header, rows, lines)
         except OSError as error:
             raise EvalshimError(
                 f"cannot write the results to {self.folder}",
                 str(error),
                 "what upstream wrote is below it all the same",
             ) from error
-        _point_latest(self.folder)
         return RunResult(self.folder, self.header, tuple(rows))
 
     def _rows(self, cell: Cell, outcome: CellOutcome) -> list[Row]:
@@ -298,7 +376,8 @@ class LiveRun:
             return True
         limit = self.spec.fail_on
         lacking = (outcome.n_failed or 0) + (outcome.n_judge_failed or 0)
-        return lacking > (limit * (outcome.n or 0) if limit < 1 else limit)
+        # 0.29 * 100 is a little less than 29.
+        return lacking > (round(limit * (outcome.n or 0), 6) if limit < 1 else limit)
 
     def _save(self) -> None:
         # A full disk must not end a run that may still bring its answers home.
@@ -306,82 +385,11 @@ class LiveRun:
             results.write_json(self.folder / "run.json", self.header)
 
     def _log(self, log: Any, event: Event) -> None:
-        record = {"time": now(), "event": event.kind, "cell": event.cell, **event.data}
+        record = {"time": header.now(), "event": event.kind, "cell": event.cell, **event.data}
         with contextlib.suppress(OSError):
             log.write(json.dumps(record, default=str) + "\n")
             log.flush()
 
-    def _earlier_run(self, cell: Cell) -> str | None:
-        place = self.plan.earlier.get(cell.id)
-        return place.relative_to(self.spec.work_dir).parts[0] if place else None
 
-    def _first_header(self, command: Sequence[str]) -> dict[str, Any]:
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": self.folder.name,
-            "evalshim_version": evalshim.__version__,
-            "status": "running",
-            "exit_code": None,
-            "started_at": now(),
-            "finished_at": None,
-            "config_sha256": config_sha256(self.spec),
-            "command": [process.redact(word, self.secrets) for word in command],
-            "host": {
-                "name": socket.gethostname(),
-                "platform": platform.platform(),
-                "python": platform.python_version(),
-            },
-            "backends": {
-                name: {
-                    "python": found.python,
-                    "reason": found.reason,
-                    "distribution": None,
-                    "version": None,
-                    "commit": None,
-                    "pins": (made.pins if found.managed and (made := envs.state(name)) else None),
-                }
-                for name, found in self.interpreters.items()
-            },
-            "notices": [],
-            "cells": {
-                cell.id: {
-                    "model": cell.model.name,
-                    "dataset": cell.dataset.name,
-                    "backend": cell.dataset.backend,
-                    "judge": _named(self.spec.judge_of(cell.dataset)),
-                    "goes_on_from": self._earlier_run(cell),
-                    "status": "pending",
-                    "error": "",
-                    "started_at": None,
-                    "finished_at": None,
-                    "log": f"logs/{self.logs[cell.dataset.backend].path(cell.id).name}",
-                }
-                for cell in self.cells.values()
-            },
-        }
-
-
-def _place(need: Needed) -> Path:
-    """Where the data is: at one of the places that upstream looks at."""
-    places = [Path(place) for place in (*need.looked_for, need.path)]
-    return next((place for place in places if place.exists()), places[-1])
-
-
-def _named(judge: JudgeSpec) -> dict[str, Any] | None:
-    return {"model": judge.model, "api_base": judge.api_base} if judge.is_model else None
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def _point_latest(folder: Path) -> None:
-    """`latest` beside the run, moved over the old one; without it where links are not possible."""
-    link = folder.parent / "latest"
-    beside = folder.parent / f".latest-{folder.name}"
-    try:
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(folder.name)
-        beside.replace(link)
-    except OSError:
-        beside.unlink(missing_ok=True)
+def _s(seconds: float) -> str:
+    return f"{seconds:g} s"

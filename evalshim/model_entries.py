@@ -35,6 +35,7 @@ MODEL_KEYS: dict[str, Callable[[Any, str], Any]] = {
     "verify": readers.flag,
     "ca_bundle": readers.certificates,
     "concurrency": readers.number(1, whole=True),
+    "rate_limit": readers.number(1),
     "think": readers.choice(*get_args(Think)),
     "is_chat": readers.flag,
     "meta_template": readers.meta_template,

@@ -104,7 +104,7 @@ class Plan:
     def _arguments(self, cell: Cell) -> Any:
         """The namespace, or the configuration, that upstream would get."""
         if cell.dataset.backend == "vlmeval":
-            asked = vlmeval_args.namespace(cell, self.spec, Path("<run>/upstream/vlmeval"))
+            asked = vlmeval_args.namespace(cell, self.spec, Path("<run>/upstream/vlmeval", cell.id))
             return {
                 "namespace": {**self.defaults.get("vlmeval", {}), **asked},
                 "model": {

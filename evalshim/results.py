@@ -111,14 +111,18 @@ def score(value: Any, unit: str | None) -> float | None:
 
 
 def write(
-    path: Path, header: Mapping[str, Any], rows: Sequence[Row], samples: Iterable[Sample]
+    path: Path, header: Mapping[str, Any], rows: Sequence[Row], samples: Iterable[str]
 ) -> None:
-    """Write every result file of a run."""
-    write_json(path / "run.json", header)
-    write_json(path / "results.json", envelope(header, rows))
+    """Write every result file of a run; `samples` are lines (`sample_line`)."""
+    write_lines(path / "samples.jsonl", samples)
     write_text(path / "results.csv", to_csv(rows))
-    lines = (to_json(asdict(s)) + "\n" for s in samples)
-    write_text(path / "samples.jsonl", "".join(lines))
+    write_json(path / "results.json", envelope(header, rows))
+    write_json(path / "run.json", header)
+
+
+def sample_line(sample: Sample) -> str:
+    """A sample as a line of samples.jsonl."""
+    return to_json(vars(sample)) + "\n"  # `asdict` copies what is in it, ten times as slowly
 
 
 def envelope(header: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
@@ -266,12 +270,35 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there: a reader never sees half of it."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file beside its place and move it there: a reader never sees half of it, nor does
+    who comes after a power cut."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)  # a link there would lead elsewhere
-    with beside.open("x", encoding="utf-8") as file:
-        file.write(_printable(text))
-    beside.replace(path)
+    try:
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
+            file.writelines(map(_printable, lines))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def point_latest(folder: Path) -> None:
+    """`latest` beside the run, moved over the old one; without it where links are not possible."""
+    link = folder.parent / "latest"
+    beside = folder.parent / f".latest-{folder.name}"
+    try:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(folder.name)
+        beside.replace(link)
+    except OSError:
+        beside.unlink(missing_ok=True)
 
 
 def _no_link(file: Path) -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,20 +17,23 @@ from typing import Any
 from evalshim import (
     config,
     dialects,
+    envs,
     judge_entries,
+    locks,
     model_entries,
     plans,
     progress,
     readers,
     readiness,
     results,
+    resumption,
 )
 from evalshim.backends import BACKENDS
 from evalshim.errors import ConfigError
 from evalshim.live import LiveRun
 from evalshim.plans import Plan
 from evalshim.results import RunResult
-from evalshim.spec import ModelSpec, RunSpec
+from evalshim.spec import RunSpec
 
 # Flags of VLMEvalKit's for a model behind an address (run.py, 0.0.20).
 _SAMPLING = (
@@ -172,6 +176,8 @@ def execute(
     command: Sequence[str] = (),
     terminal: bool | None = None,
     preflight: bool = True,
+    resume: Path | None = None,
+    force: bool = False,
 ) -> RunResult:
     """Run everything that `spec` asks for.
 
@@ -179,39 +185,74 @@ def execute(
         command: The command line, for run.json.
         terminal: Whether stderr shows bars; default: whether it is a terminal.
         preflight: Whether endpoints are asked before anything starts.
+        resume: The directory of a run to go on with; `latest` of the work directory is one.
+        force: Go on though the work differs.
 
     Raises:
-        ConfigError: Data or the work directory is unusable; nothing was run.
+        ConfigError: Data or the work directory is unusable, or the run to go on with is another
+            piece of work; nothing was run.
         SetupError: A backend has no usable interpreter, data is missing, an endpoint cannot do
             what is asked of it; nothing was run.
     """
-    planned = plans.plan(spec, say=_say)
-    looked = readiness.look(planned, endpoints=preflight)
-    planned = plans.going_on(_divided(looked.require()))
-    for notice in (f"{found.what}: {found.notice}" for found in looked.findings if found.notice):
-        _say(notice)
-    run = LiveRun(planned, _new_run_directory(planned.spec.work_dir), command)
-    titles = {name: BACKENDS[name].title for name in run.parts}
-    shown = sys.stderr.isatty() if terminal is None else terminal
-    reporter = progress.for_stream(planned.cells, titles, terminal=shown)
-    with _terminated_as_interrupted(), reporter:
-        return run.go(reporter)
+    begun = time.time()
+    folder = resumption.folder(resume) if resume else None
+    with contextlib.ExitStack() as held:
+        if folder:
+            held.enter_context(locks.held(folder))
+            spec = replace(spec, work_dir=folder.parent)
+        planned = plans.plan(spec, say=_say)
+        looked = readiness.look(planned, endpoints=preflight)
+        planned = plans.going_on(looked.require())
+        for found in looked.findings:
+            if found.notice:
+                _say(f"{found.what}: {found.notice}")
+        old = resumption.look(folder, planned, force) if folder else None
+        if folder is None:
+            folder = _new_run_directory(planned.spec.work_dir)
+            held.enter_context(locks.held(folder))
+        held.enter_context(_used(planned))
+        run = LiveRun(planned, folder, command, begun, old)
+        titles = {name: BACKENDS[name].title for name in run.parts}
+        shown = sys.stderr.isatty() if terminal is None else terminal
+        reporter = progress.for_stream(
+            planned.cells, titles, terminal=shown, traffic=run.gate.traffic
+        )
+        with _interruptible(run.interrupt), reporter:
+            return run.go(reporter)
 
 
-def _divided(planned: Plan) -> Plan:
-    """The plan with each endpoint's parallel calls divided among the workers, which run side
-    by side."""
-    spec = planned.spec
-    parts = len(plans.by_backend(planned.cells))
-    cells = tuple(
-        replace(c, model=replace(c.model, concurrency=max(1, _parallel(c.model, spec) // parts)))
-        for c in planned.cells
-    )
-    return replace(planned, cells=cells)
+@contextlib.contextmanager
+def _used(planned: Plan) -> Iterator[None]:
+    """Keep the managed environments of a run from being removed under it."""
+    with contextlib.ExitStack() as stack:
+        for name, found in planned.interpreters.items():
+            if found.managed:
+                stack.enter_context(locks.shared(envs.prefix(name) / envs.STATE))
+        yield
 
 
-def _parallel(model: ModelSpec, spec: RunSpec) -> int:
-    return model.concurrency or spec.concurrency
+def resume(
+    run: str | os.PathLike[str] = "outputs/latest",
+    *,
+    assignments: Sequence[str] = (),
+    force: bool = False,
+    preflight: bool = True,
+    command: Sequence[str] = (),
+) -> RunResult:
+    """Go on with a run in its directory, and return its results.
+
+    Args:
+        run: Its directory.
+        assignments: `key=value` over its configuration, as of `--set`.
+        force: Go on though something differs that changes answers; run.json says so.
+
+    Raises:
+        EvalshimError: As `execute`.
+    """
+    folder = resumption.folder(Path(run))
+    raw = config.override(config.load(folder / "config.yaml"), assignments)
+    spec = config.parse(raw, beside=folder, say=_say)
+    return execute(spec, command=command, preflight=preflight, resume=folder, force=force)
 
 
 def _say(text: str) -> None:
@@ -219,17 +260,22 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: workers stopped, results written."""
+def _interruptible(interrupt_run: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP let a run end in good order; a second one ends it at once."""
+    told: list[int] = []
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        told.append(number)
+        if len(told) > 1:
+            raise KeyboardInterrupt
+        interrupt_run()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What is ignored stays so: that is how nohup keeps a run alive.
-    heeded = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    heeded = [s for s in ends if signal.getsignal(s) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield

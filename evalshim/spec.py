@@ -50,6 +50,8 @@ class ModelSpec:
         verify: False takes whatever certificate the endpoint shows.
         ca_bundle: File with the certificates of the authorities that the endpoint's is held
             against, in place of the system's; absolute.
+        concurrency: Calls in flight, where that is not the run's.
+        rate_limit: Calls a minute.
         think: `strip` has upstream score what follows `</think>` alone.
         is_chat: False talks to `/completions` with the plain prompt (OpenCompass).
         meta_template: OpenCompass's template of roles: `chat`, `none` (everything becomes
@@ -80,6 +82,7 @@ class ModelSpec:
     verify: bool = True
     ca_bundle: str | None = None
     concurrency: int | None = None
+    rate_limit: float | None = None
     think: Think = "keep"
     is_chat: bool = True
     meta_template: Mapping[str, Any] | str = field(default="chat", hash=False)
@@ -208,13 +211,20 @@ class RunSpec:
 
     Attributes:
         limit: What to take of each dataset: a count, a fraction below 1, or a slice `[10:20]`.
-        concurrency: Calls in flight per endpoint.
+        concurrency: Calls in flight per endpoint, shared by all cells that call it.
+        rate_limit: Calls a minute per endpoint; None for as many as it answers.
         mode: `eval` scores what the newest run of the same work predicted, or `predictions`.
         predictions: A file of predictions made elsewhere, or a folder of such files.
         retries: How often the samples of a cell that got no answer are asked again at its end.
         fail_on: Samples without an answer, or without a grade, that a cell may have before it
             fails the run: a count, or a fraction of the cell when below 1.
         reuse: Go on from the newest run of the same work in `work_dir`, or from the run named.
+        run_timeout: Seconds after which a run ends, to be gone on with.
+        cell_timeout: Seconds after which a cell fails.
+        stall_timeout: Seconds without a word of a cell after which it fails.
+        patience: Seconds for which an endpoint that answered is waited for when it does not.
+        max_requests: Calls of all endpoints after which a run ends, to be gone on with.
+        max_tokens_total: The same of tokens, in and out, as the endpoints report them.
         gpus: Processes of upstream's data-parallel inference, one a local GPU.
         verify_data: Whether a published data file must have its published hash.
         plugins: Python files of the user's, loaded inside the worker.
@@ -228,12 +238,19 @@ class RunSpec:
     judge: JudgeSpec = field(default_factory=JudgeSpec)
     limit: int | float | str | None = None
     concurrency: int = 32
+    rate_limit: float | None = None
     mode: Mode = "all"
     predictions: Path | None = None
     retries: int = 1
     work_dir: Path = Path("outputs")
     fail_on: float = 0
     reuse: bool | str = False
+    run_timeout: float | None = None
+    cell_timeout: float | None = None
+    stall_timeout: float = 1800
+    patience: float = 60
+    max_requests: int | None = None
+    max_tokens_total: int | None = None
     gpus: int = 1
     verify_data: str = "strict"
     plugins: tuple[Path, ...] = ()

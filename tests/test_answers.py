@@ -118,3 +118,21 @@ def test_what_was_sent_and_who_answered_is_learnt_once() -> None:
     seen.learn({"temperature": 1.0}, SimpleNamespace(model="other"))
 
     assert (seen.reported, seen.sent) == ("served-id", {"temperature": 0.0, "top_k": 3})
+
+
+def test_a_dialogue_is_one_sample_of_several_calls() -> None:
+    ticks: list[int] = []
+    seen = Answers(None, 2, ticks.append)
+
+    def dialogue(sample: int, *answers: str) -> None:
+        seen.begin_dialogue(sample)
+        for answer in answers:
+            seen.note(seen.begin(["a turn"], 64), 0, answer, _said("" if answer else "HTTP 500: x"))
+        seen.end_dialogue()
+
+    dialogue(0, "said", "said")
+    dialogue(1, "", "said")  # a later turn says nothing of an earlier one
+    assert (seen.errors, ticks) == ({1: "HTTP 500: x"}, [1, 1])
+
+    dialogue(1, "said", "said")  # from the beginning again
+    assert (seen.errors, ticks) == ({}, [1, 1])

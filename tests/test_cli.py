@@ -81,7 +81,7 @@ class TestConfiguration:
     def test_an_unknown_key(self, refused: Refused, config: Config) -> None:
         text = refused(2, "run", config("gsm8k", limti=3))
 
-        _says(text, "unknown key in the configuration: limti", "did you mean limit?")
+        _says(text, "unknown key in the configuration: limti", "did you mean limit")
 
     def test_an_unknown_dataset(self, refused: Refused, config: Config) -> None:
         _says(refused(2, "run", config("gsm8")), "unknown dataset: gsm8", "did you mean gsm8k")
@@ -137,6 +137,8 @@ class TestConfiguration:
             ["setup", "nonsense"],
             ["setup", "--from", "."],
             ["results", "--format", "xml"],
+            ["runs", "nonsense"],
+            ["env", "rm", "nonsense"],
         ],
     )
     def test_bad_usage(self, refused: Refused, args: list[str]) -> None:
@@ -445,6 +447,11 @@ class TestLists:
         ["list", "backends"],
         ["results"],
         ["compare"],
+        ["runs"],
+        ["runs", "rm"],
+        ["logs"],
+        ["env"],
+        ["env", "rm"],
         ["doctor"],
         ["demo"],
     ],

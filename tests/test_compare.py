@@ -73,7 +73,7 @@ def run(tmp_path: Path) -> Write:
         (tmp_path / name).mkdir()
         config = asked or {"datasets": list(dict.fromkeys(r.dataset for r in rows))}
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-        results.write(tmp_path / name, header, rows, answered)
+        results.write(tmp_path / name, header, rows, map(results.sample_line, answered))
         return tmp_path / name
 
     return write

@@ -142,7 +142,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("change", "where", "near"),
         [
-            ({"limti": 3}, "the configuration: limti", "did you mean limit?"),
+            ({"limti": 3}, "the configuration: limti", "did you mean limit"),
             ({"model": {"tempreature": 0}}, "models[0]: tempreature", "did you mean temperature"),
             (
                 {"datasets": [{"name": "pets", "pth": "pets.tsv"}]},

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from evalshim import envs
-from evalshim.errors import SetupError
+from evalshim import envs, locks
+from evalshim.errors import ConfigError, SetupError
 
 ROOT = Path(envs.__file__).parents[1]
 HEALTH = envs.Health("ms-vlmeval", "0.0.20", "3.11.7", "2.13.0+cpu", 19.1)
@@ -408,3 +408,37 @@ class TestSetup:
         self._fails(say=said.append)
         assert not [line for line in said if "waiting" in line]
         assert (home / "envs" / ".vlmeval.lock").read_text() == str(os.getpid())
+
+    def test_one_that_waited_takes_what_the_other_has_made(
+        self, installed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two processes: it looks again once it has the lock, and installs nothing."""
+        monkeypatch.setenv("EVALSHIM_HOME", str(installed))
+        folder = envs.prefix("vlmeval")
+        made = folder.rename(folder.with_name("made"))
+        pinned = replace(STATE, pins=envs._pins("vlmeval"))
+        (made / envs.STATE).write_text(json.dumps(asdict(pinned)))
+
+        with envs.lock("vlmeval", print):
+            waiting = subprocess.Popen(
+                [Path(sys.executable).with_name("shim"), "setup", "vlmeval"],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert waiting.stderr
+            said = waiting.stderr.readline()
+            made.rename(folder)
+        stdout, stderr = waiting.communicate()
+
+        assert said == f"vlmeval: waiting for another set-up (process {os.getpid()})\n"
+        assert (waiting.returncode, stderr) == (0, "")
+        assert stdout.startswith("vlmeval: ")
+        assert envs.state("vlmeval") == pinned
+
+    def test_not_under_a_run(self, managed: Path) -> None:
+        with (
+            locks.shared(managed / envs.STATE),
+            pytest.raises(ConfigError, match="a run uses the environment of vlmeval"),
+        ):
+            envs.setup("vlmeval", upgrade=True)
+
+        assert envs.state("vlmeval") == STATE

@@ -261,6 +261,20 @@ def test_a_judge_that_talks_nonsense(faulty: Faulty) -> None:
     assert not {"yes", "no"} & {*said.NONSENSE.lower().split()}
 
 
+def test_what_fails_once_for_each_sample(faulty: Faulty) -> None:
+    for url, status in ((faulty.url("once429"), 429), (faulty.judge("once500"), 500)):
+        found = [post(url, f"number {k}")[0] for k in (1, 1, 2, 1, 2)]
+        assert found == [status, 200, status, 200, 200]
+        assert post(url, "hello")[0] == 200
+
+
+def test_a_wordy_model_cannot_tell_one_sample(faulty: Faulty) -> None:
+    said_of = reply(faulty.url("wordy"), YES_NO.format(said.DOUBTFUL))
+
+    assert "cannot tell" in said_of
+    assert reply(faulty.judge("good"), YORN.format(said_of)) == "Unknown"
+
+
 def test_unknown_kinds_are_refused(faulty: Faulty) -> None:
     for call in (lambda: faulty.url("418"), lambda: faulty.url("ok", 5), lambda: faulty.judge("x")):
         with pytest.raises(ValueError):

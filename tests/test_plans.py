@@ -217,7 +217,7 @@ class TestEarlier:
         label = slug(cell.model.name)
         below = folder / "upstream" / cell.dataset.backend
         if cell.dataset.backend == "vlmeval":
-            path = below / label / f"{label}_{cell.dataset.target}.tsv"
+            path = below / cell.id / label / f"{label}_{cell.dataset.target}.tsv"
         else:
             path = below / "20260102_030406" / "predictions" / label / "gsm8k.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -378,11 +378,15 @@ def _real(
     return subprocess.CompletedProcess([], code, out, err)
 
 
+def _events(stdout: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stdout.splitlines() if line]
+
+
 class TestRealWorker:
     def test_says_what_it_imported(self, upstream: Callable[[str], dict[str, str]]) -> None:
         done = _real(upstream(""))
 
-        ready, last = map(json.loads, done.stdout.splitlines())
+        ready, last = _events(done.stdout)
         assert done.returncode == 0
         assert (ready["event"], ready["version"], ready["torch"]) == ("ready", "unknown", None)
         assert ready["python_version"] == ".".join(map(str, sys.version_info[:3]))
@@ -394,7 +398,7 @@ class TestRealWorker:
         env = upstream("print('printed'); os.system('echo by a child'); os.write(1, b'raw\\n')")
         done = _real(env)
 
-        assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["ready", "done"]
+        assert [event["event"] for event in _events(done.stdout)] == ["ready", "done"]
         for text in ("printed", "by a child", "raw"):
             assert text in done.stderr
 

@@ -28,10 +28,12 @@ COLUMNS = [
 HEADER = {
     "schema_version", "run_id", "evalshim_version", "status", "exit_code", "started_at",
     "finished_at", "command", "host", "backends", "cells", "config_sha256", "notices",
+    "phases", "traffic", "resumed",
 }  # fmt: skip
 CELL = {
     "model", "dataset", "backend", "status", "error", "started_at", "finished_at", "log",
     "n", "n_failed", "n_judge_failed", "notes", "sent", "reported", "judge", "data", "goes_on_from",
+    "identity", "outcome",
 }  # fmt: skip
 
 
@@ -324,7 +326,7 @@ class TestReadBack:
         self, tmp_path: Path, row: Row, failed: Row, sample: Sample
     ) -> None:
         header = {"run_id": "r", "exit_code": 1, "cells": {"m__pets": {"n": None}}}
-        results.write(tmp_path, header, [row, failed], [sample])
+        results.write(tmp_path, header, [row, failed], map(results.sample_line, [sample]))
 
         result = evalshim.load_run(tmp_path)
         assert (result.rows, result.header, result.exit_code) == ((row, failed), header, 1)
@@ -337,7 +339,12 @@ class TestReadBack:
 
     def test_as_data_frames(self, tmp_path: Path, row: Row, failed: Row, sample: Sample) -> None:
         unanswered = replace(sample, index="1", prediction=None, correct=None)
-        results.write(tmp_path, {"exit_code": 0}, [row, failed], [sample, unanswered])
+        results.write(
+            tmp_path,
+            {"exit_code": 0},
+            [row, failed],
+            map(results.sample_line, [sample, unanswered]),
+        )
 
         result = results.load(tmp_path)
         assert list(result.results.columns) == COLUMNS
@@ -361,7 +368,7 @@ class TestReadBack:
         self, tmp_path: Path, row: Row, sample: Sample, prediction: str
     ) -> None:
         odd = replace(sample, prediction=f"a{prediction}b")
-        results.write(tmp_path, {"exit_code": 0}, [row], [odd, sample])
+        results.write(tmp_path, {"exit_code": 0}, [row], map(results.sample_line, [odd, sample]))
 
         assert list(results.load(tmp_path).samples["prediction"]) == [odd.prediction, "A"]
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +107,6 @@ def test_a_mapping_and_keywords_are_a_configuration_too(served: dict[str, Any]) 
     assert [c.dataset.name for c in planned.cells] == ["gsm8k"]
 
 
-def test_the_calls_in_flight_of_an_endpoint_are_divided_among_the_upstreams() -> None:
-    spec = runs.specify(None, model=["m"], api_base="http://h/v1", data=["gsm8k", "demo_shapes"])
-
-    planned = runs._divided(plans.plan(replace(spec, concurrency=5)))
-    assert {cell.model.concurrency for cell in planned.cells} == {2}
-
-
 def test_a_backend_without_names_to_look_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="--backend without --data"):
         runs.specify(None, model=["m"], api_base="http://h/v1", backend="vlmeval")
@@ -190,11 +182,41 @@ def test_nohup_keeps_a_run_alive() -> None:
     code = (
         "import signal; from evalshim import runs\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "with runs._terminated_as_interrupted():\n"
+        "with runs._interruptible(lambda: print('interrupted')):\n"
         "    signal.raise_signal(signal.SIGHUP); print('alive')\n"
-        "    try: signal.raise_signal(signal.SIGTERM)\n"
-        "    except KeyboardInterrupt: print('interrupted')\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    try: signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt: print('ended')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
-    assert done.stdout.split() == ["alive", "interrupted"]
+    assert done.stdout.split() == ["alive", "interrupted", "ended"]
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from evalshim import results, runs\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for _ in range(50):\n"
+        "    folder = runs._new_run_directory(pathlib.Path(sys.argv[1]))\n"
+        "    results.point_latest(folder); print(folder.name)\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "out")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in both:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    names = [name for process in both for name in process.communicate()[0].split()]
+
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(set(names)) == 100
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"latest", *names}
+    assert (tmp_path / "out" / "latest").readlink().name in names

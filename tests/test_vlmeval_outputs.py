@@ -234,11 +234,15 @@ def test_a_judge_of_the_dataset_is_the_scorer(run: Callable[[str], Run]) -> None
 
 def test_answers_that_could_not_be_graded_are_kept(run: Callable[[str], Run]) -> None:
     error = "the judge qwen at http://j/v1 does not answer (HTTP 500)"
-    outcome = run("scored").read(judge=JUDGE, status="failed", error=error, judge_built=True)
+    of_the_judge = {"status": "failed", "error": error, "judge_built": True, "unjudged": True}
+    scored = run("scored")
+    outcome = scored.read(judge=JUDGE, **of_the_judge)
 
     assert (outcome.status, outcome.error, outcome.metrics) == ("failed", error, ())
-    assert (outcome.n, outcome.n_failed, outcome.n_judge_failed) == (48, 0, None)
+    assert (outcome.n, outcome.n_failed, outcome.n_judge_failed) == (48, 0, 48)
     assert len(outcome.samples) == 48
+    other = scored.read(judge=JUDGE, **{**of_the_judge, "unjudged": False})
+    assert other.n_judge_failed is None
 
 
 def test_grades_are_those_of_this_evaluation_alone(run: Callable[[str], Run]) -> None:

@@ -85,10 +85,12 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
         lines.append(f"model_{i} = [dict(m, **{changes}) for m in model_{i}[:1]]")
     shown = pformat([model_config(m, spec) for m in served], width=96, sort_dicts=False)
     lines.append(f"models = [{''.join(f'*model_{i}, ' for i in range(len(local)))}*{shown}]")
+    # A local model is in memory once, and stays there from set to set.
+    runner = "InProcessRunner" if local else "ForkingRunner"
     for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", f"{_PARTS}.EvalTask")):
         stage_config = {
-            "partitioner": {"type": "NaivePartitioner", "n": 1},
-            "runner": {"type": f"{_PARTS}.InProcessRunner", "task": {"type": task}},
+            "partitioner": {"type": f"{_PARTS}.Partitioner", "n": 1},
+            "runner": {"type": f"{_PARTS}.{runner}", "task": {"type": task}},
         }
         lines.append(f"{stage} = {pformat(stage_config, width=96, sort_dicts=False)}")
     return "\n".join(lines) + "\n"

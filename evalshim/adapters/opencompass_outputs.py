@@ -26,6 +26,8 @@ _FIRST = (
 )  # fmt: skip
 _NO_METRIC = ("bp", "sys_len", "ref_len", "type")
 
+_BLIND = "what the judge says and upstream cannot read counts as wrong, unseen"
+
 # An option of a multiple-choice prompt: "A. text" or "A) text", one a line.
 _OPTION = re.compile(r"^\(?([A-Z])[.):] *(.+)$", re.MULTILINE)
 
@@ -69,18 +71,28 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     ]
     metrics = _with_one_primary([*_groups(cell, finished), *metrics], samples)
     error = error or _missing(predictions, results) or _log_tail(finished, results)
+    # Of a judge that died no grade is left, not even those that it gave.
+    unjudged = {*finished.get("unjudged", ())}
+    lost = sum(s.subset in unjudged and s.prediction is not None for s in samples)
     if not metrics:
-        return replace(known, error=error or "upstream wrote no result")
+        error = error or "upstream wrote no result"
+        return replace(known, error=error, n_judge_failed=lost if unjudged else None)
     judge = spec.judge_of(cell.dataset)
     fallback = bool(finished.get("judge_fallback"))
     scorer = "rule:" + next(m.name for m in metrics if m.is_primary)
+    answered = (n or 0) - (n_failed or 0)
     ungraded = 0
-    if finished.get("judge_built") and not fallback:
-        scorer = judge.model if judge.is_model else "a judge of the configuration"
-        ungraded = max(finished["judge_failed"], sum(map(_not_attempted, results.values())))
-    if n and ungraded >= n:
-        reason = f"the judge {scorer} graded none of {n} samples"
+    if finished.get("judge_named"):  # by the configuration of the set: nobody watched it
+        scorer = finished["judge_named"]
+        ungraded = min(answered, sum(map(_not_attempted, results.values())))
+    elif judge.is_model and finished.get("judge_built") and not fallback:
+        scorer = judge.model
+        ungraded = finished["judge_failed"] + lost
+    if ungraded >= answered > 0:
+        reason = f"the judge {scorer} graded none of {answered} answers"
         return replace(known, error=reason, n_judge_failed=ungraded)
+    if finished.get("judged_blindly") or (finished.get("judge_named") and not ungraded):
+        known = replace(known, notes=(*known.notes, _BLIND))
     status: CellStatus = "failed" if error else "scored"
     if fallback and not error:
         error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
@@ -277,8 +289,11 @@ def _is_equal(found: Mapping[str, Any]) -> bool:
 
 def _said(prediction: Any) -> str | None:
     """A prediction; None where the model did not answer, in one of several turns at least."""
-    if isinstance(prediction, list) and "" in prediction:
-        return None
+    if isinstance(prediction, list):
+        # ChatInferencer's dialogues are of both sides.
+        said = [p.get("assistant") if isinstance(p, dict) else p for p in prediction]
+        if "" in said:
+            return None
     return _text(prediction) or None
 
 

@@ -43,7 +43,8 @@ def place(path: Path, format: str | None, destination: Path) -> bool:
         return _translate(path, format, destination)
     columns = tables.columns(path)
     if "image_path" not in columns and ("image" in columns or format == "mcq"):
-        destination.symlink_to(path)
+        if not destination.is_symlink():  # else a run goes on
+            destination.symlink_to(path)
         return True
     _with_absolute_paths(path, columns, destination, "image_path" in columns or format != "mcq")
     return True

@@ -90,7 +90,7 @@ def place(cells: Sequence[Cell], spec: RunSpec, folder: Path) -> dict[str, dict[
     """
     placed: dict[str, dict[str, str]] = {}
     for cell in cells if spec.predictions else ():
-        (folder / cell.id).mkdir(parents=True)
+        (folder / cell.id).mkdir(parents=True, exist_ok=True)
         for source in find(cell, spec):
             path = folder / cell.id / f"{source.stem}.jsonl"
             with path.open("w", encoding="utf-8") as out:

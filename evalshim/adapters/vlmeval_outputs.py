@@ -83,7 +83,9 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         last = finished.get("last_error")
         return replace(known, status="failed", error=f"{reason} ({last})" if last else reason)
     if finished["status"] == "failed":
-        return replace(known, status="failed", error=finished["error"])
+        # Of a judge that died no grade is left, not even those that it gave.
+        ungraded = n - failed if finished.get("unjudged") else None
+        return replace(known, status="failed", error=finished["error"], n_judge_failed=ungraded)
     if spec.mode == "infer":
         return replace(known, status="infer_only")
     if not finished.get("answered", True):
@@ -100,8 +102,8 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     ungraded = 0
     if finished["judge_built"] and not fallback:
         ungraded = max(finished["judge_failed"], _marked(graded))
-    if n and ungraded >= n:
-        reason = f"the judge {scorer} graded none of {n} samples"
+    if ungraded >= n - failed > 0:
+        reason = f"the judge {scorer} graded none of {n - failed} answers"
         return replace(known, status="failed", error=reason, n_judge_failed=ungraded)
     error = f"the judge {judge.model} did not answer: scored without it, by {scorer}"
     return replace(
@@ -120,14 +122,16 @@ def _scorer(finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Met
 
 
 def _marked(graded: pd.DataFrame | None) -> int:
-    """Samples that upstream marked as ungraded: the judge's answer was none it could read."""
+    """Answers that upstream marked as ungraded: what the judge said was none it could read."""
     if graded is None:
         return 0
-    marked = graded.get("extracted", graded["index"]).eq("Unknown")
+    marked = graded["index"].ne(graded["index"])
     for column in ("log", "hit"):
         if column in graded:
             for mark in _UNGRADED:
                 marked |= graded[column].str.contains(mark, regex=False)
+    if "prediction" in graded:
+        marked &= ~graded["prediction"].str.contains(FAIL_MSG, regex=False)
     return int(marked.sum())
 
 

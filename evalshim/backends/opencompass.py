@@ -170,12 +170,14 @@ def prepare(
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
         "config": str(config),
         "native": spec.config is not None,
+        "served": spec.config is None and all(c.model.api_base for c in cells),
         "limited": spec.limit is not None,
         "arguments": {
             **own(spec.upstream, "opencompass"),
             "work_dir": str(folder),
             "mode": spec.mode,
         },
+        "stamp": _stamp(folder),
         "reuse": {cell: str(path) for cell, path in earlier.items()},
         "cells": [
             {
@@ -191,6 +193,12 @@ def prepare(
         ],
     }
     return job, {}
+
+
+def _stamp(folder: Path) -> str | None:
+    """The folder that upstream made for this run before it was cut short."""
+    found = sorted(path.parent.name for path in folder.glob("*/configs"))
+    return found[0] if found else None
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

@@ -1,7 +1,8 @@
-"""VLMEvalKit: one call of upstream's `run.py` a cell, all in one worker."""
+"""VLMEvalKit: one call of upstream's `run.py` a cell, in a folder of its own, all in one worker."""
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,11 +99,14 @@ def needs(dataset: DatasetSpec, spec: RunSpec, names: Catalogue | None) -> list[
 
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
     label = slug(cell.model.name)
-    folder = run_dir / "upstream" / "vlmeval" / label
+    folders = (run_dir / "upstream" / "vlmeval").glob(f"*/{glob.escape(label)}")
     # Predictions, or those of a run that was cut short (infer_data_job, infer_data_job_video).
     cut_short = r"(_[\d.]+(frame|fps)_(no)?pack)?_(checkpoint|PREV)\.pkl(\.journal)?"
     own = re.compile(re.escape(f"{label}_{cell.dataset.target}") + rf"(\.\w+|{cut_short})")
-    return folder if any(own.fullmatch(path.name) for path in folder.rglob("*")) else None
+    for folder in sorted(folders):
+        if any(own.fullmatch(path.name) for path in folder.rglob("*")):
+            return folder
+    return None
 
 
 def prepare(
@@ -132,7 +136,7 @@ def prepare(
                 "key_env": cell.model.key_variable,
                 "transport": judge_env.transport(cell.model),
                 "namespace": {
-                    **vlmeval_args.namespace(cell, spec, folder),
+                    **vlmeval_args.namespace(cell, spec, folder / cell.id),
                     **({} if answered.get(cell.dataset.name, True) else {"mode": "infer"}),
                 },
                 "limit": spec.limit,

@@ -6,7 +6,7 @@ The wire contract
 -----------------
 stdin    One line: the job, a JSON document. Then nothing; when stdin closes, the
          parent is gone and the worker ends itself and its children.
-stdout   Events, one JSON object a line, nothing else.
+stdout   Events, one JSON object a line, nothing else but empty lines.
 stderr   Whatever upstream prints on either stream. A line that begins with \\x1e is
          the worker's: what follows belongs to the log of the cell it names (to
          the backend's own log where it names none).
@@ -22,11 +22,13 @@ The job
 The events, each {"event": kind, "cell": id or absent, ...}
     ready     the upstream is imported: upstream, distribution,
               version, python_version, torch, seconds
-    started   a cell begins
-    progress  done, total: samples of the cell
+    started   pid: a cell, or a part of it, begins in that process
+    progress  done, total, failed (without an answer): samples of the cell, or of the
+              part of it that `part` names
     finished  status ("done" or "skipped"), error (why it was skipped), files
-              {name: path}, further facts as the backend's adapter knows them
-    failed    type, message, traceback
+              {name: path}, spans (phases.py), further facts as the backend's adapter
+              knows them
+    failed    type, message, traceback; type Died: the process of the cell is gone
     catalogue what the upstream knows by name (evalshim/catalogue.py)
     counted   samples, requests, scorer: what a cell would ask, of a job with "count"
     described what a configuration evaluates (run_opencompass.describe)
@@ -38,7 +40,6 @@ import importlib.util
 import json
 import os
 import sys
-import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -61,7 +62,7 @@ def main() -> None:
 
     channel.claim_stdout()
     job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_die_with_parent, args=(_claim_stdin(),), daemon=True).start()
+    channel.claim_stdin()
     channel.hide(job.get("hidden"), job.get("hidden_in_answers"))
     transport.know(job.get("secrets", ()))
     if job["backend"] == "health":
@@ -80,23 +81,11 @@ def main() -> None:
         from evalshim_worker import run_opencompass as backend
     backend.run(job)
     channel.emit("done")
-
-
-def _claim_stdin() -> int:
-    """Keep the pipe to the parent for ourselves; upstream and its children read nothing."""
-    mine = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    return mine
-
-
-def _die_with_parent(pipe: int) -> None:
-    while os.read(pipe, 4096):
-        pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, 9)
-    os._exit(1)
+    if job.get("gpus", 1) == 1:
+        # To take apart all that upstream imported would take seconds.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ class Answers:
         tick: Called with how many more of them are done.
         known: Answers of an earlier run, by the position of their sample.
 
+    A dialogue is a sample that takes several calls; it is begun, and ended, by name.
+
     Attributes:
         errors: By the position of a sample, why its last call brought no answer.
         finish: By the position of a sample, why the model stopped, where it did not itself.
         sent: Parameters of a request.
         reported: The id of the model, as the endpoint reported it.
+        calls: How often the model was called.
     """
 
     def __init__(self, path=None, size=None, tick=lambda more: None, known=None):
@@ -36,48 +39,71 @@ class Answers:
         self._known = known or {}
         self._size = size
         self._tick = tick
-        self._calls = 0
+        self.calls = 0
         self._open = set()  # asked already, in which call and at which position
+        self._dialogue = None
+        self._dialogues = set()  # those that were ended once
         self._lock = threading.Lock()
 
     def begin(self, inputs, max_out_len):
-        """A call of the model with all `inputs`: their keys, and whether they are the samples."""
-        self._calls += 1
+        """A call of the model with all `inputs`: their keys, and which samples they are of."""
+        self.calls += 1
         keys = None
         if self._journal:
             texts = (f"{i} {max_out_len}" for i in inputs)
             digests = (hashlib.sha256(t.encode(errors="replace")).hexdigest()[:16] for t in texts)
-            keys = [f"{self._calls} {i} {digest}" for i, digest in enumerate(digests)]
-        return self._calls, keys, len(inputs) == self._size and self._calls == 1
+            keys = [f"{self.calls} {i} {digest}" for i, digest in enumerate(digests)]
+        samples = range(self._size or 0) if self.calls == 1 else ()
+        if self._dialogue is not None:
+            samples = [self._dialogue]
+        return self.calls, keys, samples if len(samples) == len(inputs) else None
+
+    def begin_dialogue(self, sample):
+        self._dialogue = sample
+        self.errors.pop(sample, None)
+        self.finish.pop(sample, None)
+
+    def end_dialogue(self):
+        if self._dialogue not in self._dialogues:
+            self._dialogues.add(self._dialogue)
+            self._tick(1)
+        self._dialogue = None
 
     def earlier(self, call, position):
-        _, keys, are_samples = call
+        _, keys, samples = call
         kept = self._kept.get(keys[position], "") if keys else ""
-        return kept or (self._known.get(position, "") if are_samples else "")
+        if isinstance(kept, list):  # it did not end by itself
+            kept, finish = kept
+            if samples:
+                self.finish[samples[position]] = finish
+        return kept or (self._known.get(samples[position], "") if samples else "")
 
     def count(self, more):
-        if more:
+        if more and self._dialogue is None:
             self._tick(more)
 
     def note(self, call, position, answer, said):
         """Keep an answer; `said` has the `error` and the `finish` reason of its last call."""
-        number, keys, are_samples = call
+        number, keys, samples = call
         if answer and keys:
-            self._journal.add(keys[position], answer)
+            whole = said.finish in ("", "stop")
+            self._journal.add(keys[position], answer if whole else [answer, said.finish])
         with self._lock:
             again = (number, position) in self._open
             self._open.add((number, position))
             if not answer:
                 self.last_error = channel.redact(said.error)[:300]
-            if are_samples:
-                self.errors.pop(position, None)
-                self.finish.pop(position, None)
+            if samples:
+                sample = samples[position]
+                if self._dialogue is None:  # else an earlier turn may lack its answer
+                    self.errors.pop(sample, None)
+                    self.finish.pop(sample, None)
                 if not answer:
-                    self.errors[position] = self.last_error
+                    self.errors[sample] = self.last_error
                 if said.finish not in ("", "stop"):
-                    self.finish[position] = said.finish
+                    self.finish[sample] = said.finish
         if not again:
-            self._tick(1)
+            self.count(1)
 
     def learn(self, query, response):
         if not self.reported:
@@ -85,6 +111,11 @@ class Answers:
             sent = {key: value for key, value in query.items() if key not in _ASKED}
             sent.update(query.get("extra_body") or {})
             self.sent = {key: value for key, value in sent.items() if value is not None}
+
+    def facts(self):
+        """What is known at the end, for another process."""
+        known = ("errors", "finish", "last_error", "sent", "reported")
+        return {name: getattr(self, name) for name in known}
 
     def done(self):
         """Upstream has written them all."""

@@ -1,18 +1,27 @@
 """How a worker speaks to its parent: events, log sections, and what its logs must not show."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
 import sys
+import tempfile
 import threading
+import time
 import traceback
 
 # Set in the processes that only share the inference of another (`ranks`).
 RANK = "EVALSHIM_RANK"
 
 _lock = threading.Lock()
-_events = None
+_events = None  # file descriptor
+_turn = None  # a file that a process locks for as long as it writes an event
+_parent = None  # the pipe that is closed when the parent is gone
+_is_child = False
+_last_progress = 0.0
+_EVERY = 0.1  # seconds
 # Patterns of what no log and no answer may show (evalshim/redaction.py).
 _hidden = _hidden_in_answers = None
 plugins = []  # files of the user's that were loaded
@@ -20,18 +29,81 @@ plugins = []  # files of the user's that were loaded
 
 def claim_stdout():
     """Keep the real stdout for events; what upstream prints there joins stderr."""
-    global _events
-    _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    global _events, _turn
+    _events, _turn = os.dup(1), tempfile.TemporaryFile()  # noqa: SIM115 - for good
     os.dup2(2, 1)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)
 
 
+def claim_stdin():
+    """Keep the pipe to the parent for ourselves; upstream and its children read nothing."""
+    global _parent
+    _parent = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    _end_with_parent()
+
+
+def _end_with_parent():
+    threading.Thread(target=_wait_for_its_end, daemon=True).start()
+
+
+def _wait_for_its_end():
+    while os.read(_parent, 4096):
+        pass
+    with contextlib.suppress(OSError):
+        # The parent made a group of this process; its forks are in it.
+        if os.getsid(0) == os.getpgrp():
+            os.killpg(0, 9)
+    os._exit(1)
+
+
+def begin_child():
+    """In a fork, whose output is a pipe to this process: `forward` says whose it is."""
+    global _lock, _is_child
+    _lock, _is_child = threading.Lock(), True
+    _end_with_parent()
+
+
 def emit(kind, cell=None, **data):
-    """Report an event; safe from any thread."""
+    """Report an event; safe from any thread, and from any fork."""
     event = {"event": kind, **({"cell": cell} if cell else {}), **data}
+    # The first end of line ends what a process that was killed left of its own.
+    text = b"\n" + json.dumps(event, default=str).encode() + b"\n"
     with _lock:
-        _events.write(json.dumps(event, default=str) + "\n")
-        _events.flush()
+        # A process that is killed lets go of it.
+        fcntl.lockf(_turn, fcntl.LOCK_EX)
+        try:
+            _write(_events, text)
+        finally:
+            fcntl.lockf(_turn, fcntl.LOCK_UN)
+
+
+def progress(cell, done, total, failed=0, part=None):
+    """Report how many samples of a cell are done; ten times a second are enough.
+
+    Args:
+        failed: How many of them have no answer.
+        part: Of the cell, where several processes do parts of it: those are added up.
+    """
+    global _last_progress
+    now = time.monotonic()
+    if done < total and now - _last_progress < _EVERY:
+        return
+    _last_progress = now
+    of = {"part": part} if part else {}
+    emit("progress", cell, done=done, total=total, failed=failed, **of)
+
+
+def _write(pipe, data):
+    while data:
+        data = data[os.write(pipe, data) :]
+
+
+def forward(cell, lines):
+    """Hand on what a child printed."""
+    _write(2, b"\x1e" + cell.encode() + b"\n" + lines + b"\x1e\n")
 
 
 def emit_failed(cell, error):
@@ -84,8 +156,8 @@ def in_plugin(error):
 
 def section(cell=None):
     """What is printed from here on belongs to the log of `cell`."""
-    if os.environ.get(RANK):
-        return  # its words are among those of rank 0, who says where they belong
+    if _is_child or os.environ.get(RANK):
+        return  # its words are among those of another, who says where they belong
     sys.stdout.flush()
     sys.stderr.flush()
     os.write(2, f"\x1e{cell or ''}\n".encode())

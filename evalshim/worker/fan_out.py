@@ -3,20 +3,29 @@
 `track_progress_rich` (vlmeval 0.0.20) rewrites the pickle of all results after each sample, so
 that its cost grows with the square of the samples, and a kill in the middle of a write leaves
 a file that no later run can load. Here each result goes to a journal, and into the pickle once.
+
+`infer_data_api` builds every prompt, and with it unpacks every picture, before the first call.
+Here a prompt is built when its call is due.
 """
 
+import itertools
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from .journal import Journal
 
 _local = threading.local()
+# As many prompts at a time as there are processors: with more, all would be late.
+_building = threading.BoundedSemaphore(os.cpu_count() or 1)
+# Names that a method has which draws lots: those must fall in upstream's order.
+_LOTS = {"random", "rd", "rng", "shuffle", "choice", "choices", "sample", "randint"}
 
 
 def install():
     """Put ours in the place of upstream's, in whichever modules have it by name."""
+    from vlmeval import inference
     from vlmeval.utils import mp_util
 
     upstream = mp_util.track_progress_rich
@@ -30,6 +39,49 @@ def install():
         own = vars(module) if name.startswith("vlmeval") else {}
         if own.get("track_progress_rich") is upstream:
             module.track_progress_rich = fan_out
+    inference.infer_data_api = _with_prompts_built_when_due(inference.infer_data_api)
+
+
+class _Due:
+    """A prompt that is yet to be built."""
+
+    __slots__ = ("args", "build", "kwargs")
+
+    def __init__(self, build, args, kwargs):
+        self.build, self.args, self.kwargs = build, args, kwargs
+
+    def built(self):
+        with _building:
+            return self.build(*self.args, **self.kwargs)
+
+
+def _with_prompts_built_when_due(infer_data_api):
+    def infer(model, work_dir, model_name, dataset, *args, **kwargs):
+        owners = [o for o in (model, dataset) if hasattr(o, "build_prompt")]
+        if any(_draws_lots(owner) for owner in owners):
+            return infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
+        own = [vars(owner).get("build_prompt") for owner in owners]
+        for owner in owners:
+            owner.build_prompt = _deferred(owner.build_prompt)
+        try:
+            return infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
+        finally:
+            for owner, before in zip(owners, own, strict=True):
+                del owner.build_prompt
+                if before is not None:
+                    owner.build_prompt = before
+
+    return infer
+
+
+def _deferred(build_prompt):
+    return lambda *args, **kwargs: _Due(build_prompt, args, kwargs)
+
+
+def _draws_lots(owner):
+    methods = (vars(cls).get("build_prompt") for cls in type(owner).__mro__)
+    codes = (getattr(method, "__code__", None) for method in methods)
+    return any(_LOTS & {*code.co_names, *code.co_varnames} for code in codes if code)
 
 
 def journal_of(save):
@@ -42,7 +94,9 @@ def resolve(save):
     from vlmeval.smp import dump, load
 
     journal = journal_of(save)
-    dump({**(load(str(save)) if os.path.exists(save) else {}), **journal.read()}, str(save))
+    found = journal.read()
+    if found:
+        dump({**(load(str(save)) if os.path.exists(save) else {}), **found}, str(save))
     journal.remove()
 
 
@@ -69,15 +123,21 @@ def _fan_out(func, tasks, nproc, save, keys):
         task = tasks[position]
         try:
             if isinstance(task, dict):
-                return func(**task)
-            return func(*task) if isinstance(task, (tuple, list)) else func(task)
+                task = {k: v.built() if isinstance(v, _Due) else v for k, v in task.items()}
+                results[position] = func(**task)
+            elif isinstance(task, (tuple, list)):
+                results[position] = func(*task)
+            else:
+                results[position] = func(task)
+            if journal:
+                journal.add(keys[position], results[position])
         finally:
             _local.key = None
 
     again = getattr(func, "again", None)
     positions = range(len(tasks))
     while positions:
-        _each(do, positions, nproc, results, keys, journal)
+        _each(do, positions, nproc)
         positions = again(results, positions) if again else ()
     if keys is not None:
         kept.update(zip(keys, results, strict=True))
@@ -88,15 +148,23 @@ def _fan_out(func, tasks, nproc, save, keys):
     return results
 
 
-def _each(do, positions, nproc, results, keys, journal):
+def _each(do, positions, nproc):
+    """Do each position, `nproc` at a time; the first exception ends it."""
+    left, lock = iter(positions), threading.Lock()
+
+    def some():
+        while True:
+            with lock:
+                position = next(left, None)
+            if position is None:
+                return
+            do(position)
+
+    # A future a thread, not a sample: those of 100,000 samples weigh as much as their data.
     with ThreadPoolExecutor(max_workers=nproc) as pool:
-        futures = {pool.submit(do, position): position for position in positions}
-        try:
-            for future in as_completed(futures):
-                position = futures[future]
-                results[position] = future.result()
-                if journal:
-                    journal.add(keys[position], results[position])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        threads = [pool.submit(some) for _ in itertools.islice(positions, nproc)]
+        done, _ = wait(threads, return_when=FIRST_EXCEPTION)
+        if any(thread.exception() for thread in done):
+            left = iter(())
+        for thread in threads:
+            thread.result()

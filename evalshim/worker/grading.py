@@ -27,6 +27,7 @@ class Grading:
         refused: A call was refused; upstream may have made a grade of that.
         reported: The id of the judge, as its endpoint says.
         problem: Why its last call brought nothing.
+        blind: What is a verdict cannot be told from what the judge is asked.
     """
 
     def __init__(self, judge):
@@ -39,13 +40,19 @@ class Grading:
         self._unanswered = set()
         self.reported = ""
         self.problem = ""
+        self.blind = False
+        self.ungraded_elsewhere = 0
         self._in_a_row = 0
         self._lock = threading.Lock()
 
     @property
     def ungraded(self):
-        """Samples of which a call got no answer, and none later about the same."""
+        """Samples of which a call got no verdict, and none later about the same."""
         return {sample for sample, _ in self._unanswered}
+
+    @property
+    def n_ungraded(self):
+        return len(self.ungraded) + self.ungraded_elsewhere
 
     @property
     def fallback(self):
@@ -55,6 +62,23 @@ class Grading:
     @property
     def may_do_without(self):
         return self.judge is not None and self.judge["fallback"] == "allow"
+
+    def anew(self):
+        """As at the beginning, but that a dead judge stays dead."""
+        found = Grading(self.judge)
+        found.dead, found.problem = self.dead, self.problem
+        return found
+
+    def facts(self):
+        """What is known at the end, for another process."""
+        known = ("built", "dead", "without", "reported", "problem", "blind")
+        return {"ungraded": len(self.ungraded), **{name: getattr(self, name) for name in known}}
+
+    def add(self, facts):
+        """Take over what another process knows of its samples."""
+        self.ungraded_elsewhere += facts.pop("ungraded")
+        for name, value in facts.items():
+            setattr(self, name, getattr(self, name) or value)
 
     def error(self, kept=_KEPT):
         if self.judge is None and not self.dead:
@@ -69,6 +93,7 @@ class Grading:
         """Count a call. Several in a row without an answer: `ask` whether the judge is there.
 
         Args:
+            sample: None for one that the model did not answer: that is counted already.
             about: What was asked, where a sample takes several calls: an answer to one of them
                 is none to the others.
 
@@ -76,12 +101,19 @@ class Grading:
             JudgeError: It is not.
         """
         with self._lock:
-            (self._unanswered.add if failed else self._unanswered.discard)((sample, about))
+            if sample is not None:
+                (self._unanswered.add if failed else self._unanswered.discard)((sample, about))
             self._in_a_row = self._in_a_row + 1 if failed else 0
             if failed and self._in_a_row >= _SUSPICIOUS and not self.dead:
                 self.probe(ask)
             if self.dead and failed:
                 raise self.error()
+
+    def unread(self, sample, about=None):
+        """Count an answer that is no verdict: the judge is there, its sample is ungraded."""
+        with self._lock:
+            if sample is not None:
+                self._unanswered.add((sample, about))
 
     def probe(self, ask):
         """Ask for a word, three times at the most; without an answer it is `dead`."""

@@ -8,16 +8,17 @@ matches exactly. A judge that dies later grades at random, or as wrong.
 import contextlib
 import copy
 import os
+import re
 import shutil
 from urllib.parse import urlsplit
 
-from . import channel, fan_out, pace, transport
+from . import channel, fan_out, pace, phases, transport
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
 # Classes that ask by a client of their own (0.0.20), at an address made otherwise, a model that
 # they name themselves, and count what fails as wrong.
-_BY_THEMSELVES = ("SimpleVQA", "MathCanvas")
+BY_THEMSELVES = ("SimpleVQA", "MathCanvas", "MEGABench")
 # Names by which build_judge goes to a provider of its own, and one by which it does not.
 _ELSEWHERE = ("qwen-7b", "qwen-72b", "deepseek", "llama31-8b")
 _AT_AN_ADDRESS = "gpt-4o-mini"
@@ -57,12 +58,27 @@ def _watch(grading, model):
             grading.refused = True
             raise grading.error()
         sample, about = fan_out.current(), str(message)  # upstream takes roles out of it
+        sample = about if sample is None else sample
+        sample = None if model.fail_msg.strip() in about else sample
         answer = generate(message, **kwargs)
         failed = model.fail_msg in str(answer)
-        grading.count(about if sample is None else sample, failed, lambda: _ask(model), about)
+        grading.count(sample, failed, lambda: _ask(model), about)
+        if not failed and not _is_verdict(about, str(answer)):
+            grading.unread(sample, about)
         return answer
 
     model.generate_inner, model.generate = inner, counted
+
+
+def _is_verdict(prompt, answer):
+    """Whether an answer is one of those that a prompt offers.
+
+    YOrN_match_prompt (0.0.20) offers Unknown, too, which upstream makes of everything else.
+    """
+    if "the following 3 choices: Yes, No, Unknown" not in prompt:
+        return True
+    words = set(re.findall("[a-z]+", answer.lower()))
+    return "unknown" in words or len(words & {"yes", "no"}) == 1
 
 
 def _works(grading, model):
@@ -107,7 +123,9 @@ def judged(evaluate, watch, cell):
     def graded(*args, **kwargs):
         global _grading
         judge = cell["judge"]
-        if (name := type(watch.dataset).__name__) in _BY_THEMSELVES:
+        # MEGABench's core is scored by rules.
+        by_rules = getattr(watch.dataset, "subset_name", "") == "core"
+        if (name := type(watch.dataset).__name__) in BY_THEMSELVES and not by_rules:
             raise JudgeError(
                 f"{name} asks a judge by a client of its own, unseen by evalshim: "
                 "`mode: infer`, and score it with VLMEvalKit"
@@ -122,7 +140,7 @@ def judged(evaluate, watch, cell):
         folder = os.path.dirname(os.path.abspath(eval_file))
         before = set(os.listdir(folder))
         try:
-            with variables({"LOCAL_LLM": None, **given}):
+            with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
                     if not grading.refused and (not grading.dead or grading.without):

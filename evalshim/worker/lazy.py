@@ -1,8 +1,7 @@
-"""Imports that wait until they are used: most of what an upstream imports an API run never needs.
+"""Imports that wait until they are used.
 
-Upstream's modules import torch, scipy, transformers and the like at their top, 12 to 20 s of it
-(vlmeval 0.0.20, opencompass 0.5.4). While they are imported here, such a package is a stand-in;
-whatever is done with one of its names, but naming it, imports the real one.
+While a block of `imports` is open, a package that it names is imported as a stand-in; whatever is
+done with one of its names, but naming it, imports the real one. `api_imports` says of which.
 """
 
 import ast
@@ -18,52 +17,37 @@ import types
 
 _lock = threading.RLock()
 
-# What either upstream imports at its top, and an API run seldom uses.
-_HEAVY = (
-    "accelerate", "aiohttp", "anthropic", "av", "boto3", "botocore", "bs4", "cv2", "datasets",
-    "decord", "einops", "evaluate", "gradio_client", "h5py", "huggingface_hub", "imageio",
-    "jieba", "latex2sympy2", "latex2sympy2_extended", "math_verify", "matplotlib", "networkx",
-    "nltk", "num2words", "openai", "pydantic", "rouge", "rouge_chinese", "rouge_score",
-    "sacrebleu", "scipy", "skimage", "sklearn", "sympy", "timm", "torch", "torchvision",
-    "transformers", "vertexai",
-)  # fmt: skip
-# No part of an API run needs a device, and asking for one imports torch.
-_NO_DEVICE = {
-    f"torch.{device}.is_available": False
-    for device in ("backends.mps", "cuda", "distributed", "mlu", "musa", "npu")
-}
-
-
-def vlmeval():
-    """Imports of VLMEvalKit (0.0.20) for a job whose models are all behind endpoints."""
-    # Local models; two packages of scorers whose modules compute at import.
-    utils = "vlmeval.dataset.utils"
-    parts = ("vlmeval.vlm", f"{utils}.mmhelix", f"{utils}.spatial_bench")
-    return imports((*_HEAVY, *parts), stars=("vlmeval.vlm",), answers=_NO_DEVICE)
-
 
 @contextlib.contextmanager
-def imports(packages, stars=(), no_bases=(), answers=None):
+def imports(packages, stars=None, no_bases=(), answers=None, answers_within=None):
     """Within the block the `packages` are imported as stand-ins.
 
     Args:
         packages: Top-level names, or subpackages of an upstream.
-        stars: Of these, those from which upstream imports `*`.
+        stars: Of these, those from which upstream imports `*`, each with the names that brings.
         no_bases: Classes of theirs that a class of upstream's can do without as its base.
-        answers: What functions of theirs return for as long as their package is not imported.
+        answers: By their dotted names, functions to call instead of theirs for as long as their
+            package is not imported; one that returns NotImplemented has theirs called.
+        answers_within: The same within the block alone: what is asked later imports it.
     """
     finder = _Finder([p for p in packages if p.partition(".")[0] not in sys.modules or "." in p])
     finder.no_bases = frozenset(no_bases)
-    finder.answers = dict(answers or {})
-    for package in stars:
-        finder.names[package] = _names(package)
+    finder.answers = {**(answers or {}), **(answers_within or {})}
+    finder.names.update(stars or {})
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         finder.open = False
+        finder.answers = dict(answers or {})
         finder.put_away()
         _resolve_on_access({p.partition(".")[0] for p in packages if "." in p})
+
+
+def load(name):
+    """The module `name`, be there a stand-in in its place."""
+    module = importlib.import_module(name)
+    return module.__dict__["_finder"].real(name) if isinstance(module, _StandIn) else module
 
 
 def _resolve_on_access(upstreams):
@@ -153,7 +137,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                         sys.modules.setdefault(known, module)
 
     def knows(self, path):
-        """Whether what `path` returns is known without importing it."""
+        """Whether what `path` returns may be known without importing it."""
         module = sys.modules.get(path.partition(".")[0])
         return path in self.answers and (module is None or isinstance(module, _StandIn))
 
@@ -213,6 +197,9 @@ class _StandIn(types.ModuleType):
         else:
             setattr(self.__dict__["_finder"].real(self.__name__), name, value)
 
+    def __reduce__(self):  # of the globals of a function that goes to another process
+        return importlib.import_module, (self.__name__,)
+
 
 class _Name:
     """A name that was imported from a stand-in, or one of its own names."""
@@ -266,7 +253,9 @@ class _Name:
 
     def __call__(self, *args, **kwargs):
         if self._real is None and self.finder.knows(self.path):
-            return self.finder.answers[self.path]
+            answer = self.finder.answers[self.path](*args, **kwargs)
+            if answer is not NotImplemented:
+                return answer
         return self.resolved()(*args, **kwargs)
 
     def __instancecheck__(self, instance):
@@ -290,28 +279,39 @@ class _Name:
     def __ror__(self, other):
         return other | self.resolved()
 
+    def __reduce__(self):
+        return getattr, (self._of, self._name)
+
     def __repr__(self):
         return f"<{self.path}, not imported yet>"
 
 
-def _names(package):
-    """What `from package import *` brings, as its source says."""
+def names(package, imported=True):
+    """What `from package import *` brings, as its source says.
+
+    Args:
+        package: One of an upstream's, or a module.
+        imported: Whether what it imports from elsewhere is among it.
+    """
     top, *rest = package.split(".")
     place = os.path.join(importlib.util.find_spec(top).submodule_search_locations[0], *rest)
-    return sorted(_names_of(place))
+    return sorted(_names_of(place, imported))
 
 
-def _names_of(place):
+def _names_of(place, imported):
     path = os.path.join(place, "__init__.py") if os.path.isdir(place) else f"{place}.py"
+    if not os.path.exists(path):  # who imports it will say so
+        return set()
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-            if "*" in names and node.level == 1:
-                found |= _names_of(os.path.join(os.path.dirname(path), *node.module.split(".")))
-            found |= names
+            known = {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            if "*" in known and node.level == 1:
+                own = os.path.join(os.path.dirname(path), *node.module.split("."))
+                found |= _names_of(own, imported)
+            found |= known if imported else set()
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
     return {name for name in found if name != "*" and not name.startswith("_")}

@@ -5,7 +5,10 @@ import os
 import threading
 
 from . import channel, custom_data, fan_out, judging, pace, plugins, transport
+from .journal import Journal
 
+# The key of what is known of all samples, beside those of single ones.
+_OF_ALL = "\x00all"
 # Of a request, what is not a parameter of the answer.
 _ASKED = ("messages", "prompt", "model")
 
@@ -39,6 +42,21 @@ class Watch:
         self.reported = ""
         self.raised = None  # by a plug-in, where upstream made an answer of it
         self.lock = threading.Lock()
+        self._journal = None
+
+    def go_on(self, path):
+        """Keep what is seen in a file; begin with what it has of an earlier process."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._journal = Journal(path)
+        for key, value in self._journal.read().items():
+            if key == _OF_ALL:
+                self.sent, self.reported = value
+            else:
+                self.finish[key] = value
+
+    def learn(self, sent, reported):
+        self.sent, self.reported = sent, reported
+        self._journal.add(_OF_ALL, [sent, reported])
 
     def answered(self, failed, error, finish):
         sample = fan_out.current()
@@ -50,11 +68,13 @@ class Watch:
                 self.errors.pop(sample, None)
                 if failed:
                     self.errors[sample] = channel.redact(error)[:300]
+                self.finish.pop(sample, None)
                 if finish not in ("", "stop"):
                     self.finish[sample] = finish
+                    self._journal.add(sample, finish)
             if not again:
                 self.done += 1
-                channel.emit("progress", self.cell, done=self.done, total=self.total)
+                channel.progress(self.cell, self.done, self.total, len(self.errors))
 
     def again(self, failed):
         """What `fan_out` is to do again: calls that got no answer, while some others do."""
@@ -145,19 +165,53 @@ def _count_answers(model, watch):
 
     if hasattr(model, "chat_inner"):
         _notice_what_chat_raises(model, watch)
+        _count_dialogues(model, watch, local, no_answer)
     if getattr(model, "is_api", False):
         model.generate_inner = remember
         counted.again = watch.again(no_answer)
     model.generate = counted
 
 
+def _count_dialogues(model, watch, local, no_answer):
+    """Let a dialogue be answered where each of its turns is, and be asked again as a whole.
+
+    chat_mt (0.0.20) goes through `chat`, a call a turn.
+    """
+    from vlmeval import inference_mt
+
+    chat, chat_mt = model.chat, getattr(inference_mt.chat_mt, "upstream", inference_mt.chat_mt)
+
+    def lacks_a_turn(answers):
+        return any(map(no_answer, answers))
+
+    def turn(*args, **kwargs):
+        local.error = local.finish = ""
+        answer = chat(*args, **kwargs)
+        if no_answer(answer):
+            local.lacking = local.error
+        elif local.finish not in ("", "stop"):
+            local.cut = local.finish
+        return answer
+
+    def dialogue(*args, **kwargs):
+        local.lacking = local.cut = ""
+        answers = chat_mt(*args, **kwargs)
+        watch.answered(lacks_a_turn(answers), local.lacking, local.cut)
+        return answers
+
+    if getattr(model, "is_api", False):
+        dialogue.again = watch.again(lacks_a_turn)
+    dialogue.upstream = chat_mt
+    model.chat, inference_mt.chat_mt = turn, dialogue
+
+
 def _learn(watch, response):
     """Why the model stopped; once, what it was sent and what it calls itself."""
     text = getattr(response, "text", "")
     if not watch.reported:
-        watch.reported = str(judging.document(response).get("model") or "unknown")
         request = getattr(getattr(response, "request", None), "body", None)
-        watch.sent = parameters(request)
+        reported = str(judging.document(response).get("model") or "unknown")
+        watch.learn(parameters(request), reported)
     if '"length"' not in text and '"content_filter"' not in text:
         return "stop"
     choices = judging.document(response).get("choices")

@@ -6,13 +6,33 @@ Written for opencompass 0.5.4.
 import contextlib
 import copy
 import os
+import re
+from collections import Counter
 from types import SimpleNamespace
 
 from . import channel, transport
 from .grading import JudgeError
 
-# Evaluators that take the judge of the environment where their configuration names none.
-_WITH_DEFAULT = ("GenericLLMEvaluator", "ATLASLLMEvaluator")
+# Evaluators that take a judge of the environment where their configuration names none.
+_WITH_DEFAULT = ("GenericLLMEvaluator",)
+# Evaluators that build models at a `url` of their configuration, as their judges.
+WITH_MODELS = ("LiveMathBenchEvaluator", "GaoKaoMATHEvaluator")
+# Evaluators with clients of their own, and whom those ask; what fails is wrong, or ends nothing.
+BY_THEMSELVES = {
+    "LEvalGPTEvaluator": "OpenAI's endpoint",
+    "LMEvaluator": "the judge of a kind of task of its own (SubjectiveEvalTask)",
+    "OmniMathEvaluator": "a TurboMind server with KbsdJames/Omni-Judge, at its own `url`",
+    "PEER_Evaluator": "a client without an address",
+    "WinRateEvaluator": "OpenAI's endpoint",
+}
+# What upstream's prompts say to a judge that is to answer by a letter.
+_CHOICE = re.compile("(?:Just return|只返回字母).*")
+
+unanswered = ()  # positions of the samples that GenericLLMEvaluator was given without an answer
+
+
+# How often HealthBench's judge may answer without a verdict: upstream would ask it for ever.
+_ASKED_AGAIN = 5
 
 
 class _Ended(BaseException):
@@ -24,6 +44,7 @@ def install(tally):
     from opencompass.evaluator import CascadeEvaluator, GenericLLMEvaluator
 
     init, score = GenericLLMEvaluator.__init__, CascadeEvaluator.score
+    generic_score = GenericLLMEvaluator.score
 
     def judged(self, prompt_template, judge_cfg=None, **kwargs):
         judge = tally.grading().judge
@@ -33,6 +54,15 @@ def install(tally):
             raise tally.grading().error()
         tally.grading().built = True  # be it the one that the set's own configuration names
         init(self, prompt_template, judge_cfg, **kwargs)
+
+    # Upstream reads the names of what it hands over from the signature.
+    def noted(self, predictions, references=None, test_set=None):
+        global unanswered
+        unanswered = [i for i, prediction in enumerate(predictions) if prediction == ""]
+        try:
+            return generic_score(self, predictions, references, test_set)
+        finally:
+            unanswered = ()
 
     def scored(self, predictions, references, test_set=None):
         try:
@@ -46,14 +76,57 @@ def install(tally):
             return score(self, predictions, references, None)
 
     GenericLLMEvaluator.__init__, CascadeEvaluator.score = judged, scored
+    GenericLLMEvaluator.score = noted
+    _give_models(tally)
     with contextlib.suppress(ImportError):
         from opencompass.datasets.atlas.evaluation import ATLASLLMEvaluator
 
-        ATLASLLMEvaluator.default_judge_cfg = property(lambda _: _config(tally.grading()))
+        init_atlas = ATLASLLMEvaluator.__init__
+
+        def judged_atlas(self, prompt_template, judge_cfg=None, **kwargs):
+            # Its configurations name judges `xxx`, to be filled in.
+            init_atlas(self, prompt_template, {"judgers": [_config(tally.grading())]}, **kwargs)
+
+        ATLASLLMEvaluator.__init__ = judged_atlas
     with contextlib.suppress(ImportError):
         from opencompass.datasets.healthbench.sampler import chat_completion_sampler
 
         _watch_client(chat_completion_sampler.ChatCompletionSampler, tally)
+
+
+def _give_models(tally):
+    """The cell's judge in the place of the models that these evaluators build at a `url` of
+    upstream's own network. Without a `url` LiveMathBench only warns, and goes by rules."""
+    from opencompass.datasets import gaokao_math
+    from opencompass.datasets.livemathbench import livemathbench
+    from opencompass.utils import build_model_from_cfg
+
+    def build(config):
+        given = {**_config(tally.grading()), "temperature": config["temperature"]}
+        tally.grading().built = True
+        return build_model_from_cfg(given)
+
+    def with_a_model(evaluator):
+        init = evaluator.__init__
+
+        def built(self, model_name="", url=(), *args, **kwargs):
+            init(self, "the cell's judge", ["its address"], *args, **kwargs)
+
+        evaluator.__init__ = built
+
+    # Each module holds the registry of models under its own name.
+    gaokao_math.MODELS = livemathbench.MODELS = SimpleNamespace(build=build)
+    with_a_model(gaokao_math.GaoKaoMATHEvaluator)
+    with_a_model(livemathbench.LiveMathBenchEvaluator)
+
+
+def is_verdict(prompt, answer):
+    """Whether an answer is one that a prompt offers to a judge; None where that cannot be told."""
+    if asked := _CHOICE.findall(prompt):
+        return bool({*re.findall('"([A-Z])"', asked[-1])} & {*answer})
+    if "boxed{yes}" in prompt:
+        return re.search(r"\\boxed{(yes|no)}", answer) is not None
+    return None
 
 
 def _config(grading):
@@ -87,6 +160,8 @@ def _watch_client(sampler, tally):
             except JudgeError as error:
                 raise _Ended(error) from None
 
+        unread = Counter()
+
         def watched(**query):
             try:
                 response = create(**query)
@@ -94,12 +169,16 @@ def _watch_client(sampler, tally):
                 grading.problem = channel.short(f"{type(error).__name__}: {error}")
                 count(query["messages"], True)
                 raise
-            answered = bool(response.choices and response.choices[0].message.content)
-            if answered:
-                message = response.choices[0].message
-                message.content = channel.without_keys(message.content)
+            answer = response.choices[0].message.content if response.choices else ""
+            if answer:
+                answer = response.choices[0].message.content = channel.without_keys(answer)
             grading.reported = grading.reported or str(response.model or "")
-            count(query["messages"], not answered)
+            count(query["messages"], not answer)
+            if answer and "criteria_met" not in answer:
+                unread[str(query["messages"])] += 1
+                if unread.most_common(1)[0][1] >= _ASKED_AGAIN:
+                    grading.dead = f"no verdict in {channel.short(answer)!r}"
+                    raise _Ended(grading.error())
             return response
 
         completions = SimpleNamespace(create=watched)
@@ -116,17 +195,51 @@ def _watch_client(sampler, tally):
 
 def needs_judge(dataset):
     """Whether a set is graded by a judge that its own configuration does not name."""
-    evaluator = dataset.get("eval_cfg", {}).get("evaluator", {})
-    if _kind(evaluator) == "CascadeEvaluator":
-        evaluator = evaluator.get("llm_evaluator", {})
-    if _kind(evaluator) == "HealthBenchEvaluator":
+    evaluator = _evaluator(dataset)
+    if _kind(evaluator) in ("HealthBenchEvaluator", "ATLASLLMEvaluator", *WITH_MODELS):
         return True
     return _kind(evaluator) in _WITH_DEFAULT and not evaluator.get("judge_cfg")
 
 
+def named(dataset):
+    """The id of the judge that a set's own configuration names, or the environment for it; empty
+    where rules score it."""
+    evaluator = _evaluator(dataset)
+    if judge := evaluator.get("judge_cfg"):
+        judge = (judge.get("judgers") or [judge])[0]
+        return str(judge.get("path") or judge.get("abbr") or "a judge of the configuration")
+    if _kind(evaluator) in WITH_MODELS:
+        return str(evaluator.get("model_name", "")) if evaluator.get("url") else ""
+    by_default = (*_WITH_DEFAULT, "ATLASLLMEvaluator", "HealthBenchEvaluator")
+    return os.environ.get("OC_JUDGE_MODEL", "") if _kind(evaluator) in by_default else ""
+
+
+def refuse_unseen(dataset):
+    """Raise where a set asks a judge that nobody here would see die.
+
+    Raises:
+        JudgeError: It does.
+    """
+    evaluator = _evaluator(dataset)
+    kind = _kind(evaluator)
+    if kind in BY_THEMSELVES and evaluator.get("use_gpt", True):
+        raise JudgeError(
+            f"{kind} asks {BY_THEMSELVES[kind]}, unseen by evalshim: "
+            "`mode: infer`, and score it with OpenCompass"
+        )
+
+
+def _evaluator(dataset):
+    """What grades a set; of a cascade the part with a judge."""
+    evaluator = (dataset.get("eval_cfg") or {}).get("evaluator") or {}
+    if _kind(evaluator) == "CascadeEvaluator":
+        return evaluator.get("llm_evaluator", {})
+    return evaluator
+
+
 def _kind(evaluator):
-    kind = evaluator.get("type", "")
-    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+    kind = evaluator.get("type", "")  # a class, its name, or mmengine's promise of one
+    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
 
 
 @contextlib.contextmanager

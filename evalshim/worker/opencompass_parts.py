@@ -13,14 +13,18 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 from opencompass.models import OpenAISDK
+from opencompass.partitioners import NaivePartitioner
 from opencompass.registry import TASKS
 from opencompass.runners.base import BaseRunner
 from opencompass.tasks import OpenICLEvalTask, OpenICLInferTask
 from opencompass.utils import get_infer_output_path
 
-from . import channel, opencompass_judge, predictions, run_opencompass
+from . import channel, forks, opencompass_judge, phases, predictions, run_opencompass, turns
 from .answers import Answers
 from .transport import filled, httpx_arguments
+
+# As of VLMEvalKit's cells; the sets here are smaller.
+_AT_ONCE = min(8, 2 * (os.cpu_count() or 1))
 
 
 class EndpointModel(OpenAISDK):
@@ -50,7 +54,7 @@ class EndpointModel(OpenAISDK):
         kwargs = filled(kwargs)
         self._paced = query_per_second is not None
         self._bounded = max_seq_len < 2**31
-        self._retries = retries
+        self.retries = retries
         self._local = threading.local()
         self.watch = Answers()
         super().__init__(
@@ -91,7 +95,7 @@ class EndpointModel(OpenAISDK):
             self.watch.note(call, position, answer, self._local)
             return position, answer
 
-        for left in range(self._retries, -1, -1):
+        for left in range(self.retries, -1, -1):
             with ThreadPoolExecutor(max_workers=self.max_workers) as pool:
                 futures = [pool.submit(ask, i) for i in missing]
                 try:
@@ -133,12 +137,21 @@ class EndpointModel(OpenAISDK):
         )
         create = self._create(client)
 
+        url = str(client.base_url)
+
         def watched(**query):
-            try:
-                response = create(**query)
-            except Exception as error:
-                self._local.error = _wrong(error)
-                raise
+            with turns.turn(url) as outcome:
+                try:
+                    response = create(**query)
+                except Exception as error:
+                    self._local.error = _wrong(error)
+                    answer = getattr(error, "response", None)
+                    if answer is not None:
+                        outcome.learn(answer.status_code, answer.headers, "")
+                    raise
+                outcome.learn(200, {}, _usage(response))
+                if getattr(response, "model", None):
+                    outcome.answered_by(response.model)
             choices = getattr(response, "choices", None)
             if not choices:
                 text = channel.short(str(response))
@@ -169,6 +182,11 @@ class CompletionModel(EndpointModel):
         return create
 
 
+def _usage(response):
+    usage = getattr(response, "usage", None)
+    return usage.model_dump_json() if usage else ""
+
+
 _judges = itertools.count()
 
 
@@ -179,7 +197,10 @@ class JudgeModel(EndpointModel):
         super().__init__(**kwargs)
         self.grading = run_opencompass.tally.grading()
         self.grading.built = True
-        self._number = next(_judges)  # one is built for each set, replica and evaluator
+        # One is built for each set, replica and evaluator.
+        self._number = next(_judges)
+        self._unanswered = opencompass_judge.unanswered
+        self.watch = run_opencompass.tally.judged(self._number)
 
     def _answer(self, *args):
         if self.grading.dead:
@@ -187,10 +208,23 @@ class JudgeModel(EndpointModel):
         answer = super()._answer(*args)
         if not answer:
             self.grading.problem = self._local.error
-        sample = (self._number, *self._local.sample)
+        sample = self._sample(*self._local.sample)
         self.grading.count(sample, not answer, self._has_a_word)
         self.grading.reported = self.grading.reported or self.watch.reported
         return answer
+
+    def generate(self, inputs, *args, **kwargs):
+        answers = super().generate(inputs, *args, **kwargs)
+        for position, (prompt, answer) in enumerate(zip(inputs, answers, strict=True)):
+            found = opencompass_judge.is_verdict(str(prompt), answer)
+            self.grading.blind = self.grading.blind or found is None
+            if answer and found is False:
+                self.grading.unread(self._sample(self.watch.calls, position))
+        return answers
+
+    def _sample(self, call, position):
+        unanswered = call == 1 and position in self._unanswered
+        return None if unanswered else (self._number, call, position)
 
     def _has_a_word(self):
         query = {"model": self.path, "messages": [{"role": "user", "content": "hello"}]}
@@ -212,6 +246,11 @@ def _wrong(error):
 class InferTask(OpenICLInferTask):
     """Says how many samples it is about to ask."""
 
+    def run(self, *args, **kwargs):
+        if run_opencompass.tally.grades:
+            opencompass_judge.refuse_unseen(self.dataset_cfgs[0][0])
+        super().run(*args, **kwargs)
+
     def _inference(self):
         if not len(self.dataset.test):
             raise ValueError("limit takes none of its samples")
@@ -222,20 +261,30 @@ class InferTask(OpenICLInferTask):
         scratch = os.path.join(self.work_dir, "icl_inference_output")
         self.infer_cfg["inferencer"].setdefault("output_json_filepath", scratch)
         if not isinstance(self.model, EndpointModel):
-            super()._inference()
+            with phases.within("inference"):
+                super()._inference()
             return
         path = get_infer_output_path(self.model_cfg, self.dataset_cfg, "predictions")
         path = os.path.join(self.work_dir, f"{path}.journal")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         abbr, size = self.dataset_cfg["abbr"], len(self.dataset.test)
         self.model.watch = watch = run_opencompass.tally.answers(abbr, path, size)
-        super()._inference()
+        with phases.within("inference"):
+            super()._inference()
         watch.done()
+        lacking = f"{path.removesuffix('.journal')}.lacking"
+        if os.path.exists(lacking):
+            os.remove(lacking)
 
 
 class EvalTask(OpenICLEvalTask):
     """Holds the indices of predictions made elsewhere against the samples of a set, which
     upstream (0.5.4) scores by their order."""
+
+    def run(self):
+        opencompass_judge.refuse_unseen(self.dataset_cfgs[0][0])
+        with phases.within("scoring"):
+            super().run()
 
     def _load_and_preprocess_test_data(self):
         samples = super()._load_and_preprocess_test_data()
@@ -245,24 +294,100 @@ class EvalTask(OpenICLEvalTask):
         return samples
 
 
-class InProcessRunner(BaseRunner):
-    """Runs tasks one after the other in this process.
+def _names(config):
+    return config["models"][0]["abbr"], config["datasets"][0][0]["abbr"]
 
-    Upstream's LocalRunner starts a process a task, each of which imports for 16 s;
-    its debug mode stays in the process, but the first task that raises ends all.
+
+class Partitioner(NaivePartitioner):
+    """Lets a runner of the inference know the tasks of the evaluation."""
+
+    scoring = {}  # noqa: RUF012 - by model and set, of the one run of a process
+    scored = {}  # noqa: RUF012 - how those ended that are done
+
+    def __call__(self, cfg):
+        tasks = super().__call__(cfg)
+        if os.path.basename(self.out_dir.rstrip("/")) == "results":
+            self.scoring.update((_names(task), task) for task in tasks)
+        return tasks
+
+
+class ForkingRunner(BaseRunner):
+    """Runs each task in a fork of this process, several at a time.
+
+    Upstream's LocalRunner starts a process a task, each of which imports for 16 s; its debug
+    mode stays in the process, but the first task that raises ends all.
     """
+
+    def launch(self, tasks):
+        found = {}
+        numbered = list(enumerate(tasks))
+        if self._stage == "eval":
+            known = {n: Partitioner.scored.get(_names(config)) for n, config in numbered}
+            found = {number: scored for number, scored in known.items() if scored}
+        forks.each(
+            [item for item in numbered if item[0] not in found],
+            self._do,
+            lambda item, value, died: found.update(self._ended(item, value, died)),
+            _AT_ONCE,
+            lambda item: run_opencompass.tally.cell_of(self._task(item[1])),
+        )
+        return [found[number] for number in range(len(tasks))]
+
+    def _task(self, config):
+        return TASKS.build({"cfg": config, "type": self.task_cfg["type"]})
+
+    def _do(self, item):
+        number, config = item
+        turns.rank(number)
+        tally, task = run_opencompass.tally, self._task(config)
+        tally.begin_part(task)
+        with tally.task(task, self._stage) as outcome:
+            task.run()
+        scored = None
+        if self._stage == "infer" and not outcome["code"]:
+            scored = self._score(config)
+        return task.name, outcome["code"], scored, tally.part(task)
+
+    def _score(self, config):
+        """Score what was just answered: no set waits for the answers to all others."""
+        later = Partitioner.scoring.get(_names(config))
+        if later is None:
+            return None
+        with run_opencompass.tally.task(task := EvalTask(later), "eval") as outcome:
+            task.run()
+        return task.name, outcome["code"]
+
+    def _ended(self, item, value, died):
+        number, config = item
+        task = self._task(config)
+        if died:
+            run_opencompass.tally.died(task, died)
+            return {number: (task.name, 1)}
+        name, code, scored, part = value
+        run_opencompass.tally.keep(task, part)
+        run_opencompass.tally.add(part)
+        if scored:
+            Partitioner.scored[_names(config)] = scored
+        return {number: (name, code)}
+
+    @property
+    def _stage(self):
+        return "infer" if "Infer" in self.task_cfg["type"] else "eval"
+
+
+class InProcessRunner(ForkingRunner):
+    """Runs tasks one after the other in this process: a local model goes on to the next set."""
 
     _model = _model_abbr = None
 
     def launch(self, tasks):
-        stage = "infer" if "Infer" in self.task_cfg["type"] else "eval"
-        return [self._launch(task, stage) for task in tasks]
+        return [self._launch(task) for task in tasks]
 
-    def _launch(self, config, stage):
-        task = TASKS.build({"cfg": config, "type": self.task_cfg["type"]})
-        with run_opencompass.tally.task(task, stage) as outcome:
-            if stage == "infer":
-                # The model goes on to the next dataset, as in LocalRunner's debug mode.
+    def _launch(self, config):
+        task = self._task(config)
+        with run_opencompass.tally.task(task, self._stage) as outcome:
+            if self._stage == "infer":
+                # As in LocalRunner's debug mode.
                 task.run(cur_model=self._model, cur_model_abbr=self._model_abbr)
                 self._model, self._model_abbr = task.model, config["models"][0]["abbr"]
             else:

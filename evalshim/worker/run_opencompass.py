@@ -10,14 +10,16 @@ Job, beside what `__main__` says:
     cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr,
                "judge": what grades it (adapters/judge_env.py), or null,
                "predictions": {stem: file of predictions made elsewhere}, or null}]
+    served:    the configuration is a generated one, all its models are behind endpoints
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
     reuse:     {cell id: folder of an earlier run of upstream's, or null}
 `finished` has status "failed" where there are answers and no result. It adds, as in
 run_vlmeval: judge_built, judge_fallback, judge_failed, reported, sent, last_error; errors and
-finish, here {abbr: [[text, [index, ...]], ...]}. Beside them: model (upstream's abbr), results
-and predictions {abbr: path}, logs {abbr: path of the task's own log}, groups, whole (the groups
-over all sets), summary (path or null).
+finish, here {abbr: [[text, [index, ...]], ...]}; unjudged, here [abbr, ...]. Beside them:
+judged_blindly (what no verdict was cannot be told), judge_named (by the set's configuration),
+model (upstream's abbr), results and predictions {abbr: path}, logs {abbr: path of the task's own
+log}, groups, whole (the groups over all sets), summary (path or null).
 """
 
 import contextlib
@@ -30,10 +32,24 @@ import threading
 import time
 import traceback
 from glob import escape, glob
+from types import SimpleNamespace
 
-from . import catalogue, channel, health, opencompass_judge, plugins, predictions
+from . import (
+    api_imports,
+    catalogue,
+    channel,
+    dialogues,
+    health,
+    opencompass_judge,
+    phases,
+    plugins,
+    predictions,
+    shared_data,
+    turns,
+)
 from .answers import Answers
 from .grading import Grading, JudgeError
+from .journal import Journal
 
 tally = None
 
@@ -41,8 +57,9 @@ tally = None
 def run(job):
     global tally
     begun = time.monotonic()
-    import opencompass.cli.main as upstream
-
+    put_off = job["served"] and not job["plugins"]
+    upstream = api_imports.load("opencompass", _upstream) if put_off else _upstream()
+    shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
         return
@@ -50,15 +67,19 @@ def run(job):
         _count(job)
         return
     parts = describe(job["config"])["cells"] if job["native"] else _parts(job["config"])
+    turns.begin(job)
     tally = _Tally(job["cells"], parts, grades=job["arguments"].get("mode") != "infer")
     if job["native"]:
         tally.start_all()
     else:
         opencompass_judge.install(tally)
+        dialogues.install()
         if job.get("limited"):
             _score_the_problems_that_were_asked()
     arguments = dict(job["arguments"])
-    arguments.update(_earlier(job, parts) or _from_elsewhere(job, parts))
+    stamp = job.get("stamp") or time.strftime("%Y%m%d_%H%M%S")
+    if _go_on(job) | _earlier(job, parts, stamp) | _from_elsewhere(job, parts, stamp):
+        arguments["reuse"] = stamp
     parser = catalogue.parser_of(upstream.parse_args)
     sys.argv = ["opencompass", job["config"], *flags(parser, arguments)]
     try:
@@ -67,6 +88,12 @@ def run(job):
         channel.section()
         tally.fail_rest(error)
     tally.finish(job["arguments"]["work_dir"])
+
+
+def _upstream():
+    import opencompass.cli.main as upstream
+
+    return upstream
 
 
 def _count(job):
@@ -150,7 +177,11 @@ def describe(path):
         for d in one.get("datasets", ())
     ]
     groups = (raw.get("summarizer") or {}).get("summary_groups", ())
-    cells = {abbr: {"datasets": [abbr], "groups": []} for abbr in datasets}
+    judges = map(opencompass_judge.named, raw.get("datasets", ()))
+    cells = {
+        abbr: {"datasets": [abbr], "groups": [], "judge": judge}
+        for abbr, judge in zip(datasets, judges, strict=True)
+    }
     for group in groups:
         subsets = {s if isinstance(s, str) else s[0] for s in group.get("subsets", ())}
         if subsets and subsets <= cells.keys():
@@ -194,7 +225,9 @@ def _parts(path):
     from mmengine.config import Config
 
     config = Config.fromfile(path, format_python_code=False)
+    api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
+    judges = {d["abbr"]: opencompass_judge.named(d) for d in config.datasets}
 
     def spread(name):
         names = [s if isinstance(s, str) else s[0] for s in groups.get(name, ())]
@@ -203,16 +236,71 @@ def _parts(path):
     return {
         name: {
             **part,
+            "judge": next(filter(None, (judges.get(abbr) for abbr in part["datasets"])), ""),
             "whole": [g for g in part["groups"] if spread(g) == set(part["datasets"])][:1],
         }
         for name, part in config.cells.items()
     }
 
 
-def _earlier(job, parts):
-    """Put the predictions of an earlier run where upstream goes on from them."""
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    found = {}
+def _go_on(job):
+    """Look through what this run has already: upstream takes a file that is there for whole.
+
+    Returns:
+        Whether there is anything.
+    """
+    if not job.get("stamp"):
+        return False
+    folder = tally.work_dir = os.path.join(job["arguments"]["work_dir"], job["stamp"])
+    for kind in ("predictions", "results"):
+        for path in glob(os.path.join(escape(folder), kind, "**", "*.json"), recursive=True):
+            if _read(path) is None:
+                os.remove(path)
+    tally.parts_seen = Journal(os.path.join(folder, "parts.jsonl"))
+    for (model, abbr), cell in tally.cells.items():
+        if job["arguments"].get("mode") != "eval":
+            _ask_again(cell, model, abbr, os.path.join(folder, "predictions"))
+    for part in tally.parts_seen.read().values():
+        if tally.still_has(part):
+            tally.add(part)
+    return True
+
+
+def _ask_again(cell, model, abbr, folder):
+    """Have a set asked again for what got no answer."""
+    path = os.path.join(folder, model, f"{abbr}.json")
+    aside = f"{path}.lacking"
+    if (answers := _read(path)) is not None and not _is_whole(answers):
+        # Aside until the set is answered anew: a kill must not cost what is there.
+        os.replace(path, aside)
+        graded = os.path.join(os.path.dirname(folder), "results", model, f"{abbr}.json")
+        if os.path.exists(graded):
+            os.remove(graded)
+    if (answers := _read(aside)) is not None:
+        tally.know(model, abbr, answers)
+
+
+def _read(path):
+    """The mapping in a JSON file; None where there is no whole one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_whole(answers):
+    return all(isinstance(a, dict) and a.get("prediction") for a in answers.values())
+
+
+def _earlier(job, parts, stamp):
+    """Put the predictions of an earlier run where upstream goes on from them.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
     for cell in job["cells"]:
         source = (job.get("reuse") or {}).get(cell["id"])
         for abbr in parts[cell["dataset"]]["datasets"] if source else ():
@@ -229,27 +317,30 @@ def _earlier(job, parts):
                 if stem == name or stem.rpartition("_")[0] == name:
                     place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
                     os.makedirs(place, exist_ok=True)
-                    shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
-                    found = {"reuse": stamp}
+                    target = os.path.join(place, os.path.basename(path))
+                    if not os.path.exists(target):
+                        shutil.copyfile(path, f"{target}.copy")
+                        os.replace(f"{target}.copy", target)
+                    found = True
     return found
 
 
 def _lacks_answers(job, cell, abbr, path):
     """Whether a set of an earlier run is to be asked again for what got no answer."""
-    with open(path, encoding="utf-8") as file:
-        answers = json.load(file)
-    texts = {int(i): answer.get("prediction") for i, answer in answers.items()}
-    if job["arguments"].get("mode") == "eval" or all(texts.values()):
+    answers = _read(path)
+    if answers is not None and (job["arguments"].get("mode") == "eval" or _is_whole(answers)):
         return False
-    kept = {i: text for i, text in texts.items() if text and isinstance(text, str)}
-    tally.known[cell["model"], abbr] = kept
+    tally.know(cell["model"], abbr, answers or {})
     return True
 
 
-def _from_elsewhere(job, parts):
-    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have."""
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    found = {}
+def _from_elsewhere(job, parts, stamp):
+    """Write predictions made elsewhere as upstream's inferencer (0.5.4) would have.
+
+    Returns:
+        Whether there are any.
+    """
+    found = False
     for cell in job["cells"]:
         own, given = parts[cell["dataset"]]["datasets"], cell.get("predictions")
         for abbr in own if given else ():
@@ -265,8 +356,19 @@ def _from_elsewhere(job, parts):
             read = tally.given[cell["model"], abbr] = predictions.read(path)
             with open(place, "w", encoding="utf-8") as file:
                 json.dump({i: {"prediction": p} for i, p in read.items()}, file, ensure_ascii=False)
-            found = {"reuse": stamp}
+            found = True
     return found
+
+
+def _pair(task):
+    """The abbrs of the model and the set of a task."""
+    return task.model_cfgs[0]["abbr"], task.dataset_cfgs[0][0]["abbr"]
+
+
+def _plain(error):
+    """An exception that can be handed on: its text, and whether a judge is what failed."""
+    kind = JudgeError if isinstance(error, JudgeError) else RuntimeError
+    return kind(channel.message_of(error))
 
 
 class _Tally:
@@ -284,6 +386,7 @@ class _Tally:
         self.models = {c["id"]: c["model"] for c in cells}
         self.judges = {c["id"]: c.get("judge") for c in cells}
         self.gradings = {}
+        self.spans = {cell: [] for cell in self.parts}
         self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
         self.failed = {}
@@ -292,24 +395,89 @@ class _Tally:
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
         self.current = None
+        self.parts_seen = None  # a journal of what forks have seen
+        self.part_name = None  # of what is counted: a fork knows only its own
         self.work_dir = None
         self.lock = threading.Lock()
+
+    def cell_of(self, task):
+        self.work_dir = os.path.abspath(task.work_dir)
+        return self.cells[_pair(task)]
+
+    def know(self, model, abbr, answers):
+        """Take what an earlier run has of a set that it did not finish."""
+        texts = {int(i): a.get("prediction") for i, a in answers.items() if isinstance(a, dict)}
+        kept = {i: text for i, text in texts.items() if text and isinstance(text, str)}
+        self.known.setdefault((model, abbr), {}).update(kept)
+
+    def still_has(self, part):
+        """Whether the predictions that a fork made are there, and what it scored."""
+        stages = ["predictions", *(["results"] if part["grading"] else [])]
+        files = [self._files(stage, part["cell"]) for stage in stages]
+        return all(abbr in found for abbr in part["seen"] for found in files)
+
+    def begin_part(self, task):
+        """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
+        phases.begin()
+        cell = self.cell_of(task)
+        self.part_name = "/".join(_pair(task))
+        self.seen = {cell: {}}
+        self.failed = {}
+        if cell in self.gradings:
+            self.gradings = {cell: self.gradings[cell].anew()}
+
+    def part(self, task):
+        """What a fork has seen, for `add`."""
+        cell = self.cell_of(task)
+        grading = self.gradings.get(cell)
+        return {
+            "cell": cell,
+            "seen": {abbr: seen.facts() for abbr, seen in self.seen[cell].items()},
+            "failed": {abbr: _plain(e) for abbr, e in self.failed.get(cell, {}).items()},
+            "grading": grading.facts() if grading else None,
+            "spans": phases.spans(),
+        }
+
+    def add(self, part):
+        """Take over what a fork has seen."""
+        cell = part["cell"]
+        if cell not in self.seen:
+            return  # of an earlier process, whose cell has ended
+        for abbr, facts in part["seen"].items():
+            self.seen[cell][abbr] = SimpleNamespace(**facts)
+        for abbr, error in part["failed"].items():
+            self.failed.setdefault(cell, {}).setdefault(abbr, error)
+        if part["grading"]:
+            grading = self.gradings.setdefault(cell, Grading(self.judges[cell]))
+            grading.add(part["grading"])
+        self.spans[cell] += part["spans"]
+
+    def keep(self, task, part):
+        """Write down what a fork has seen: a later process goes on from it."""
+        if self.parts_seen is None:
+            self.parts_seen = Journal(os.path.join(self.work_dir, "parts.jsonl"))
+        if not part["failed"]:
+            self.parts_seen.add("/".join(_pair(task)), {**part, "spans": []})
+
+    def died(self, task, how):
+        """The fork of a task did not come to its end."""
+        error = RuntimeError(f"its process died ({how})")
+        self.failed.setdefault(self.cell_of(task), {}).setdefault(_pair(task)[1], error)
 
     @contextlib.contextmanager
     def task(self, task, stage):
         """Around a task: an exception is the failure of its cell, not of the run."""
-        model, dataset = task.model_cfgs[0]["abbr"], task.dataset_cfgs[0][0]["abbr"]
-        cell = self.current = self.cells[model, dataset]
-        self.work_dir = os.path.abspath(task.work_dir)
+        dataset = _pair(task)[1]
+        cell = self.current = self.cell_of(task)
         channel.section(cell)
         if cell not in self.started:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
         outcome = {"code": 0}
         try:
             with opencompass_judge.variables(self.judges[cell] if stage == "eval" else None):
                 yield outcome
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, turns.Stopped) as error:
             traceback.print_exc()
             outcome["code"] = 1
             # The first is the cause; an evaluation without predictions only follows.
@@ -320,7 +488,7 @@ class _Tally:
         """Upstream's runner works in processes of its own and says nothing in between."""
         for cell in self.parts:
             self.started.add(cell)
-            channel.emit("started", cell)
+            channel.emit("started", cell, pid=os.getpid())
 
     def grading(self):
         """What grades the cell of the task under way."""
@@ -339,13 +507,21 @@ class _Tally:
         self.seen[cell][abbr] = seen
         return seen
 
+    def judged(self, number):
+        """What is to see the answers of the judge, the `number`-th of the task under way."""
+        name = (self.part_name or self.current).replace("/", "_")
+        folder = os.path.join(self.work_dir, "judge_journals")
+        os.makedirs(folder, exist_ok=True)
+        return Answers(os.path.join(folder, f"{name}_{number}.journal"))
+
     def expect(self, samples):
         self._count(self.current, self.total, samples)
 
     def _count(self, cell, counter, more):
         with self.lock:  # answers arrive on the model's threads
             counter[cell] += more
-            channel.emit("progress", cell, done=self.done[cell], total=self.total[cell])
+            failed = sum(len(seen.errors) for seen in self.seen[cell].values())
+            channel.progress(cell, self.done[cell], self.total[cell], failed, self.part_name)
 
     def fail_rest(self, error):
         """`main` itself raised, behind the last task or before the first."""
@@ -380,7 +556,10 @@ class _Tally:
                 error=channel.redact("; ".join(reasons)),
                 judge_built=grading.built,
                 judge_fallback=grading.fallback,
-                judge_failed=len(grading.ungraded),
+                judge_failed=grading.n_ungraded,
+                judged_blindly=grading.blind,
+                judge_named="" if self.judges[cell] else part.get("judge", ""),
+                unjudged=[abbr for abbr, e in errors.items() if isinstance(e, JudgeError)],
                 reported={
                     "model": next((s.reported for s in seen.values() if s.reported), ""),
                     "judge": grading.reported,
@@ -393,6 +572,7 @@ class _Tally:
                 results=self._files("results", cell),
                 predictions=answered,
                 logs=self._logs(cell),
+                spans=self.spans[cell] or phases.spans(),
                 groups=part["groups"],
                 whole=part.get("whole", part["groups"]),
             )

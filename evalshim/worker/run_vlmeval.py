@@ -19,14 +19,13 @@ Job, beside what `__main__` says:
 `finished` has status "failed" where the answers are there and upstream could not grade them.
 It adds: made (files of the grading), dataset_type, dataset_class, own_scale, img_root (where it
 unpacks pictures), judge_model (upstream's name for it), judge_built, judge_fallback (upstream
-graded without), judge_failed (how many samples got no answer of it), reported (ids of model and
-judge as their endpoints say), sent (parameters of a request), answered (of the cell), last_error
-(why the last answer that never came did not), errors and finish (of samples:
-[[text, [index, ...]], ...]).
+graded without), judge_failed (of how many answers it gave no verdict), unjudged (it died, or
+there was none), reported (ids of model and judge as their endpoints say), sent (parameters of a
+request), answered (of the cell), last_error (why the last answer that never came did not), errors
+and finish (of samples: [[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
-import contextlib
 import importlib.util
 import json
 import logging
@@ -39,22 +38,32 @@ from functools import partial
 from pathlib import Path
 
 from . import (
+    api_imports,
     channel,
     custom_data,
     fan_out,
+    forks,
     health,
     judging,
-    lazy,
     literals,
     models,
     pace,
+    phases,
     pickles,
     plugins,
     predictions,
     ranks,
+    shared_data,
     torchvision_ops,
     transport,
+    turns,
+    whole_files,
 )
+from .grading import JudgeError
+
+# Cells whose models are behind endpoints: the next ones ask while one of them is scored, or has
+# only a few answers to wait for.
+_AT_ONCE = min(4, max(2, os.cpu_count() or 1))
 
 
 def run(job):
@@ -63,9 +72,8 @@ def run(job):
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    light = lazy.vlmeval() if served else contextlib.nullcontext()
-    with judging.without_stray_env(), transport.certificates_checked(), light:
-        runner = load_runner()
+    with judging.without_stray_env(), transport.certificates_checked():
+        runner = api_imports.load("vlmeval", load_runner) if served else load_runner()
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
@@ -76,8 +84,13 @@ def run(job):
     judging.notice()
     fan_out.install()
     pace.install()
+    from . import connections  # `requests` comes with upstream
+
+    connections.keep()
+    whole_files.write_whole()
     literals.read_cells_as_literals()
     custom_data.keep_pictures_in_their_folder()
+    shared_data.write_whole()
     health.announce("vlmeval", begun)
     if not plugins.load(job):
         return
@@ -89,18 +102,40 @@ def run(job):
             except Exception as error:
                 channel.emit_failed(cell["id"], error)
         return
-    for cell in job["cells"]:
+    turns.begin(job)
+    cells = list(enumerate(job["cells"]))
+    if not together and all(cell["model"].get("api_base") for cell in job["cells"]):
+
+        def died(item, _, how):
+            if how:
+                channel.emit("failed", item[1]["id"], type="Died", message=how, traceback="")
+
+        forks.each(
+            cells, lambda item: _attempt(runner, *item, known), died, _AT_ONCE,
+            lambda item: item[1]["id"],
+        )  # fmt: skip
+        return
+    for rank, cell in cells:
         channel.section(cell["id"])
-        channel.emit("started", cell["id"])
-        try:
-            _run_cell(runner, cell, known)
-        except (Exception, SystemExit) as error:
-            channel.emit_failed(cell["id"], error)
-            if together:  # where the other ranks are now nobody knows
-                raise
+        error = _attempt(runner, rank, cell, known)
+        if together and error:  # where the other ranks are now nobody knows
+            raise error
         if together:
             ranks.wait()
         channel.section()
+
+
+def _attempt(runner, rank, cell, known):
+    """Run a cell, whose end is reported however it comes; the exception that ended it."""
+    turns.rank(rank)
+    phases.begin()
+    channel.emit("started", cell["id"], pid=os.getpid())
+    try:
+        _run_cell(runner, cell, known)
+    except (Exception, SystemExit, turns.Stopped) as error:
+        channel.emit_failed(cell["id"], error)
+        return None if isinstance(error, turns.Stopped) else error
+    return None
 
 
 def load_runner():
@@ -146,6 +181,8 @@ def _run_cell(runner, cell, known):
     watch = models.Watch(cell)
     runner.supported_VLM[cell["label"]] = partial(models.build, cell, known, watch)
     runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch)
+    for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
+        setattr(runner, name, _timed(_upstream(runner, name)))
     runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
@@ -156,6 +193,9 @@ def _run_cell(runner, cell, known):
         args.judge_args = json.dumps(transport.filled(json.loads(further)))
     if cell["reuse"]:
         _copy_earlier(cell, Path(args.work_dir))
+    for path in Path(args.work_dir).rglob("*.journal"):
+        fan_out.resolve(path.with_suffix(""))  # of a run that was cut short, be it this one
+    watch.go_on(os.path.join(args.work_dir, "seen.jsonl"))
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:
         with judging.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):
@@ -190,8 +230,6 @@ def _copy_earlier(cell, work_dir):
         if mine.fullmatch(path.name) and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-    for path in work_dir.rglob("*.journal"):
-        fan_out.resolve(path.with_suffix(""))
 
 
 def _known_datasets():
@@ -233,12 +271,14 @@ def _report(cell, watch, errors):
         judge_built=grading.built,
         judge_fallback=grading.fallback,
         judge_failed=len(grading.ungraded),
+        unjudged=isinstance(raised, JudgeError),
         reported={"model": watch.reported, "judge": grading.reported},
         sent=watch.sent,
         last_error=channel.redact(watch.last_error),
         errors=channel.by_text(watch.errors),
         finish=channel.by_text(watch.finish),
         answered=cell["answered"],
+        spans=phases.spans(),
     )
 
 
@@ -251,6 +291,15 @@ def _upstream(runner, name):
     return getattr(function, "upstream", function)
 
 
+def _timed(infer):
+    def timed(*args, **kwargs):
+        with phases.within("inference"):
+            return infer(*args, **kwargs)
+
+    timed.upstream = infer
+    return timed
+
+
 def _prepared(build_dataset, runner, cell, watch):
     """The dataset as a cell asks for it: its arguments, its judge, and what `limit` takes.
 
@@ -259,7 +308,8 @@ def _prepared(build_dataset, runner, cell, watch):
     """
 
     def prepared(*args, **kwargs):
-        dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
+        with phases.within("plan"):
+            dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
         if dataset is not None:
             whole = len(dataset.data)
             dataset.data = taken(dataset.data, cell["limit"])
@@ -269,7 +319,7 @@ def _prepared(build_dataset, runner, cell, watch):
             if cell["predictions"]:
                 predictions.place(cell, dataset, watch.files["prediction"])
             dataset.evaluate = judging.judged(dataset.evaluate, watch, cell)
-            channel.emit("progress", cell["id"], done=0, total=watch.total)
+            channel.progress(cell["id"], 0, watch.total)
         return dataset
 
     prepared.upstream = build_dataset

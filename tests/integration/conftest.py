@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from evalshim.demo.endpoint import Endpoint
 from evalshim.endpoints import USER_AGENT
+from tests.conftest import HEEDED
 
 SHIM = Path(sys.executable).with_name("shim")
 DEMO_DATA = Path(__file__).parents[2] / "evalshim" / "demo" / "data"
@@ -37,6 +39,15 @@ def shim(
         text=True,
         timeout=timeout,
     )
+
+
+@contextlib.contextmanager
+def without_heeded() -> Iterator[None]:
+    """Without the variables that name judges and data."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in HEEDED:
+            patch.delenv(variable, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

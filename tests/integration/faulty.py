@@ -19,14 +19,15 @@ from typing import Any
 
 STATUS = {"401": 401, "404": 404, "429": 429, "500": 500}
 FAULTS = (*STATUS, "timeout", "cut", "empty_choices", "null_content", "html")
-KINDS = ("ok", "wordy", *FAULTS)
+KINDS = ("ok", "wordy", "once429", *FAULTS)
 SHARES = (0, 10, 100)
-STATES = ("good", "dead", "halfway", "errors30", "nonsense", "slow")
+STATES = ("good", "dead", "halfway", "errors30", "nonsense", "slow", "once500")
 
 LATE = 3.0  # seconds before `timeout` answers
 SLOW = 0.3
 ALIVE = 8  # calls that a judge which dies halfway answers
 NONSENSE = "I would rather talk about the weather."
+DOUBTFUL = 5  # the sample of which a wordy model cannot tell yes from no
 
 _HOST = "127.0.0.1"
 _PLACE = re.compile(r"/([^/]+)/([^/]+)/v1(/models|/chat/completions)")
@@ -56,6 +57,7 @@ class Faulty:
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         self.calls: Counter[tuple[str, str]] = Counter()
+        self.seen: set[tuple[str, str, int | None]] = set()
 
     def url(self, kind: str, share: int = 0) -> str:
         """API base of a model that fails as `kind` says for `share` percent of its samples."""
@@ -164,6 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _decide(self, kind: str, share: str, text: str, sample: int | None) -> tuple[str, str]:
         """What goes wrong, or "" and what is said."""
+        with self.server.faulty.lock:
+            first = (kind, share, sample) not in self.server.faulty.seen
+            self.server.faulty.seen.add((kind, share, sample))
+        if kind.endswith(("once429", "once500")) and first and sample is not None:
+            return kind[-3:], ""
         if not kind.startswith("judge-"):
             fails = share == "100" or (share == "10" and sample is not None and sample % 10 == 3)
             if kind in FAULTS and fails:
@@ -265,6 +272,8 @@ def wordy(text: str, sample: int | None) -> str:
     if _has_options(text):
         return f"It is surely the first of them, number {sample}"
     if "yes or no" in text:
+        if sample == DOUBTFUL:
+            return f"That I cannot tell, number {sample}"
         return f"That is indeed so, number {sample}"
     if r"\boxed" in text:
         return rf"It comes to \boxed{{{amount(sample)}}}, for number {sample}"

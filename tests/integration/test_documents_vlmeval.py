@@ -301,7 +301,7 @@ def test_the_yaml_block_is_scored_under_its_names(service: dict[str, Any]) -> No
         ("qwen-vl-chat", "SEEDBench_IMG"): (0.25, 20, "fraction", "exact_matching"),
         ("qwen-vl-chat", "ChartQA_TEST"): (25.0, 20, "percent", "rule:acc"),
     }
-    metrics = first / "upstream" / "vlmeval" / "qwen-vl-chat"
+    metrics = first / "upstream" / "vlmeval" / "qwen-vl-chat__SEEDBench_IMG" / "qwen-vl-chat"
     assert (metrics / "qwen-vl-chat_SEEDBench_IMG_acc.csv").is_file()
     assert {r["model"] for r in rows(done)} == {"qwen-vl-chat"}
 
@@ -495,7 +495,7 @@ def test_local_models_are_scored_on_one_gpu_as_on_two(tmp_path: Path, tiny: Path
     assert (row.model, row.n, row.n_failed, row.unit) == ("granite-docling-258M", 6, 0, "fraction")
     found = []
     for result, gpus in ((first, 1), (second, 2)):
-        folder = result.path / "upstream" / "vlmeval" / "granite-docling-258M"
+        [folder] = result.path.glob("upstream/vlmeval/*SEEDBench_IMG/granite-docling-258M")
         assert json.loads((folder / "status.json").read_text())["world_size"] == gpus
         samples = result.samples[result.samples["model"] == "granite-docling-258M"]
         samples = samples[samples["dataset"] == "SEEDBench_IMG"]
@@ -620,8 +620,8 @@ def test_inference_first_and_scores_later(tmp_path: Path) -> None:
     assert values["SEEDBench_IMG", "overall"] == (0.25, 24)
     assert values["MMBench_DEV_EN", "dev"] == (0.5, 16)
     assert values["MME", "perception"][0] == 0
-    metrics = tmp_path / "outputs" / "latest" / "upstream" / "vlmeval" / "InternVL2-2B"
-    assert {p.name for p in metrics.glob("*_acc.csv")} == {
+    metrics = tmp_path / "outputs" / "latest" / "upstream" / "vlmeval"
+    assert {p.name for p in metrics.glob("*/InternVL2-2B/*_acc.csv")} == {
         "InternVL2-2B_MMBench_DEV_EN_acc.csv", "InternVL2-2B_SEEDBench_IMG_acc.csv",
     }  # fmt: skip
 
@@ -656,7 +656,9 @@ def test_the_tutorials_judge_in_a_dotenv_file(tmp_path: Path) -> None:
         if dataset == "SEEDBench_IMG":
             assert row.value == 0.5
     assert set(result.samples["model"]) == set(ids)
-    assert len(list((result.path / "upstream" / "vlmeval").glob("*/*_SEEDBench_IMG_acc.csv"))) == 4
+    assert (
+        len(list((result.path / "upstream" / "vlmeval").glob("*/*/*_SEEDBench_IMG_acc.csv"))) == 4
+    )
 
 
 # run.py: its --config

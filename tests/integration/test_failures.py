@@ -165,7 +165,7 @@ def test_workers_end_when_the_command_is_killed(tmp_path: Path) -> None:
     assert not Path(f"/proc/{worker}").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_a_valid_run_and_exit_code_130(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import HEEDED, as_base64, picture
+from tests.conftest import as_base64, picture
 
-from .conftest import rows, shim
+from .conftest import rows, shim, without_heeded
 from .faulty import FAULTS, SHARES, Faulty
 from .own_data import tsv
 
@@ -112,17 +115,20 @@ def data(folder: Path, backend: str) -> dict[str, Any]:
 
 
 def run(
-    folder: Path, backend: str, faulty: Faulty, models: list[tuple[str, int]], *flags: object
+    folder: Path,
+    backend: str,
+    faulty: Faulty,
+    models: list[tuple[str, int]],
+    *flags: object,
+    config: str = "eval.json",
+    served: Sequence[dict[str, Any]] = (),
 ) -> Ran:
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in HEEDED:
-            patch.delenv(variable, raising=False)
-        config = {
-            "models": [model(faulty, kind, share) for kind, share in models],
-            "datasets": [data(folder, backend)],
-        }
-        (folder / "eval.json").write_text(json.dumps(config))
-        done = shim("run", "eval.json", "--no-preflight", "--json", *flags, cwd=folder, timeout=800)
+    with without_heeded():
+        asked = [*(model(faulty, kind, share) for kind, share in models), *served]
+        # Nobody waits for what is to be dead.
+        written = {"models": asked, "datasets": [data(folder, backend)], "patience": 0}
+        (folder / config).write_text(json.dumps(written))
+        done = shim("run", config, "--no-preflight", "--json", *flags, cwd=folder, timeout=800)
     return Ran(backend, done, folder, faulty)
 
 
@@ -219,6 +225,105 @@ def test_where_nothing_was_answered_nothing_is_asked_again(ran: Ran, kind: str) 
 
     assert calls
     assert max(calls.values()) <= 3
+
+
+@pytest.fixture(scope="module")
+def codes(ran: Ran) -> dict[str, int]:
+    """The exit codes of runs over what is there, of one fault at 10 % each, and of all with leave.
+
+    A run of OpenCompass takes ten seconds; there one stands for all.
+    """
+    faults = FAULTS if ran.backend == "vlmeval" else ("500",)
+    models = {kind: [(kind, 10)] for kind in faults} | {"all": [(kind, 10) for kind in FAULTS]}
+    asked = len(ran.faulty.asked)
+
+    def code(kind: str) -> int:
+        leave = ("--fail-on", len(FAILING)) if kind == "all" else ()
+        again = ("--mode", "eval", *leave)
+        done = run(ran.folder, ran.backend, ran.faulty, models[kind], *again, config=f"{kind}.json")
+        return done.done.returncode
+
+    # For all at once: what one run puts back would be there for another.
+    with without_heeded(), ThreadPoolExecutor(3) as pool:
+        found = dict(zip(models, pool.map(code, models), strict=True))
+    assert len(ran.faulty.asked) == asked
+    return found
+
+
+def test_a_tenth_that_fails_ends_a_run_with_1_unless_allowed(codes: dict[str, int]) -> None:
+    assert codes.pop("all") == 0
+    assert {*codes.values()} == {1}
+
+
+class Closing(ThreadingHTTPServer):
+    """An endpoint that closes its listening socket with the answer to its last request.
+
+    Args:
+        alive: How many requests it answers.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, alive: int) -> None:
+        self.left = alive
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Closing)
+
+    def __enter__(self) -> Closing:
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+
+class _Closing(BaseHTTPRequestHandler):
+    server: Closing
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            self.server.left -= 1
+            if self.server.left == 0:
+                self.server.shutdown()
+                self.server.socket.close()
+        message = {"role": "assistant", "content": "A"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        data = json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m",
+                           "choices": [choice]}).encode()  # fmt: skip
+        # HTTP/1.0: each request is a connection of its own.
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_endpoint_that_refuses_the_last_of_its_calls(
+    tmp_path: Path, environments: dict[str, Path], backend: str, lost: int
+) -> None:
+    with Faulty() as faulty, Closing(N - lost if lost else N + 1) as closing:
+        base = f"http://127.0.0.1:{closing.server_address[1]}/v1"
+        served = {**model(faulty, "ok", 0), "api_base": base, "concurrency": 1}
+        ran = run(tmp_path, backend, faulty, [], served=[served])
+
+    assert ran.done.returncode == (1 if lost else 0), ran.done.stderr
+    row = ran.primary("ok", 0)
+    assert row["status"] == "scored", row["error"]
+    assert (row["n"], row["n_failed"]) == (N, lost)
+    samples = ran.of("ok", 0).values()
+    failed = [s for s in samples if s["prediction"] is None]
+    assert len(failed) == lost
+    for sample in failed:
+        assert re.search(SAID["refused"], sample["error"], re.IGNORECASE), sample["error"]
 
 
 # tests/test_live.py has the arithmetic of a fraction.

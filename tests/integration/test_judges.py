@@ -8,20 +8,21 @@ understands, so that every sample needs a verdict; half of the answers are right
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import HEEDED
-
-from .conftest import rows, shim
-from .faulty import NONSENSE, Faulty, amount, word
+from .conftest import rows, shim, without_heeded
+from .faulty import ALIVE, NONSENSE, Faulty, amount, word
 from .own_data import tsv
 from .test_parity import _TOKENIZER, upstream
 from .vlmeval_data import picture
@@ -38,10 +39,9 @@ SUMS = "aime2024_llmjudge_gen_5e9f4f"
 GRADED = ("good", "slow")
 BROKEN = ("dead", "halfway")
 # Of each cell: the state of its judge, and what is done where that fails.
-CASES = (
-    *((state, "error") for state in (*GRADED, "errors30", "nonsense", *BROKEN)),
-    *((state, "allow") for state in BROKEN),
-)
+STATES = (*GRADED, "errors30", "nonsense", *BROKEN)
+FALLBACKS = ("error", "allow")
+CASES = tuple(itertools.product(STATES, FALLBACKS))
 # Of a multiple choice upstream draws what it has no verdict on.
 SCORES = {"mcq": (0.4, 0.7), "yn": (0.4, 0.4), "vqa": (0.4, 0.4), "oc": (0.4, 0.4)}
 
@@ -130,7 +130,7 @@ def entry(folder: Path, kind: str, dataset: str, judge: Any) -> dict[str, Any]:
 
 def judged(faulty: Faulty, state: str, dataset: str, fallback: str) -> dict[str, Any]:
     # Of a judge that fails, few calls at once and many tries only take longer.
-    patient = {"retry": 2, "nproc": 4} if state in GRADED else {"retry": 1, "nproc": 8}
+    patient = {"retry": 2, "nproc": 4} if state in GRADED else {"retry": 1, "nproc": NPROC}
     return {
         "model": "j", "api_base": faulty.judge(state, dataset), "key": "EMPTY", "timeout": 5,
         "fallback": fallback, **patient,
@@ -138,15 +138,22 @@ def judged(faulty: Faulty, state: str, dataset: str, fallback: str) -> dict[str,
 
 
 def evaluate(
-    folder: Path, faulty: Faulty, datasets: list[dict[str, Any]], *flags: object
+    folder: Path,
+    faulty: Faulty,
+    datasets: list[dict[str, Any]],
+    *flags: object,
+    config: str = "eval.json",
+    model: str = "",
+    retry: int = 1,
 ) -> subprocess.CompletedProcess[str]:
-    model = {"name": "m", "api_base": faulty.url("wordy"), "key": "EMPTY", "retry": 1}
-    (folder / "eval.json").write_text(json.dumps({"models": [model], "datasets": datasets}))
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in HEEDED:
-            patch.delenv(variable, raising=False)
+    url = model or faulty.url("wordy")
+    served = {"name": "m", "api_base": url, "key": "EMPTY", "retry": retry}
+    # Nobody waits for a judge that is to be dead.
+    written = {"models": [served], "datasets": datasets, "patience": 0}
+    (folder / config).write_text(json.dumps(written))
+    with without_heeded():
         return shim(
-            "run", "eval.json", "--no-preflight", "--json", *flags, cwd=folder, timeout=1100,
+            "run", config, "--no-preflight", "--json", *flags, cwd=folder, timeout=1100,
             COMPASS_DATA_CACHE=str(folder / "cache"),
         )  # fmt: skip
 
@@ -163,6 +170,7 @@ class Runs:
     def __init__(self, factory: pytest.TempPathFactory, faulty: Faulty) -> None:
         self.factory, self.faulty = factory, faulty
         self.made: dict[str, Ran] = {}
+        self._asked: dict[str, list[dict[str, Any]]] = {}
 
     def of(self, kind: str) -> Ran:
         backend = BACKEND[kind]
@@ -179,7 +187,14 @@ class Runs:
             done = evaluate(folder, self.faulty, datasets)
             assert done.stdout, done.stderr
             self.made[backend] = Ran(done, folder)
+            self._asked[backend] = list(self.faulty.asked)
         return self.made[backend]
+
+    def asked(self, kind: str, state: str, fallback: str) -> list[dict[str, Any]]:
+        """What the judge of a cell was asked in that run."""
+        self.of(kind)
+        judge = (f"judge-{state}", name(kind, state, fallback))
+        return [a for a in self._asked[BACKEND[kind]] if (a["kind"], a["share"]) == judge]
 
 
 @pytest.fixture(scope="module")
@@ -212,94 +227,181 @@ def test_without_a_judge(runs: Runs, faulty: Faulty, kind: str) -> None:
     assert f"{kind}_none" not in judges
 
 
-@pytest.mark.parametrize("kind", ["vqa", "oc"])
-def test_a_set_that_needs_a_judge_says_so(
-    tmp_path: Path, environments: dict[str, Path], kind: str
+def test_a_scorer_that_needs_a_judge_says_so(
+    tmp_path: Path, environments: dict[str, Path], faulty: Faulty
 ) -> None:
-    with Faulty() as faulty:
-        dataset = f"{kind}_none"
-        done = evaluate(
-            tmp_path, faulty, [entry(tmp_path, kind, dataset, "exact_matching")], "--limit", 2
-        )
+    dataset = entry(tmp_path, "vqa", "vqa_none", "exact_matching")
+    before = len(faulty.asked)
+    done = evaluate(tmp_path, faulty, [dataset])
 
-    if done.returncode == 2:
-        assert not faulty.asked
-        assert dataset in done.stderr and "judge" in done.stderr
-    else:
-        assert done.returncode == 1
-        [row] = rows(done)
-        assert row["status"] == "failed"
-        assert "judge" in row["error"]
+    assert done.returncode == 2
+    assert "vqa_none" in done.stderr and "no judge" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(faulty.asked) == before
+
+
+def test_a_set_that_needs_a_judge_says_so(
+    tmp_path: Path, environments: dict[str, Path], faulty: Faulty
+) -> None:
+    before = len(faulty.asked)
+    done = evaluate(tmp_path, faulty, [entry(tmp_path, "oc", "oc_none", "exact_matching")])
+
+    assert done.returncode == 1
+    [row] = rows(done)
+    assert (row["status"], row["scorer"], row["judge_fallback"]) == ("failed", "", False)
+    assert "there is none: `judge: {model" in row["error"]
     assert "Traceback" not in done.stderr
     assert "OC_JUDGE" not in done.stderr
+    # Before a model is asked what nobody could grade.
+    assert len(faulty.asked) == before
 
 
-@pytest.mark.parametrize("state", GRADED)
+# Of each state of the judge, and each fallback, and each kind: the status, the scorer, whether it
+# is a fallback, and how many samples are ungraded.
+_GRADED = ("scored", "j", False, 0)
+_OWED = ("scored", "j", False, 6)
+_LOST = ("failed", "", False, N)
+_MATCHED = ("scored", "exact_matching", True, 0)
+
+
+def expected(kind: str, state: str, fallback: str) -> tuple[str, str, bool, int]:
+    if state in GRADED:
+        return _GRADED
+    if state == "errors30":
+        return _OWED
+    return _MATCHED if (state in BROKEN and fallback == "allow" and kind in MATCHED) else _LOST
+
+
+# How often the judge is asked of a sample that it does not grade: upstream's own tries, of which
+# OpenCompass's client has three where the endpoint errs.
+TRIES = {"mcq": 3, "yn": 5, "vqa": 3, "oc": 3}
+OWED = 6  # at 30 % errors
+NPROC = 8
+
+
+@pytest.mark.parametrize(("state", "fallback"), CASES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_judge_that_works(runs: Runs, faulty: Faulty, kind: str, state: str) -> None:
-    dataset = name(kind, state)
-    row = runs.of(kind).primary(dataset)
+def test_who_graded(runs: Runs, faulty: Faulty, kind: str, state: str, fallback: str) -> None:
+    ran, dataset = runs.of(kind), name(kind, state, fallback)
+    status, scorer, fell_back, ungraded = expected(kind, state, fallback)
 
-    assert (row["status"], row["error"]) == ("scored", "")
-    assert {(r["scorer"], r["judge_fallback"]) for r in runs.of(kind).cell(dataset)} == {
-        ("j", False)
-    }
-    assert (row["n"], row["n_failed"], row["n_judge_failed"]) == (N, 0, 0)
-    assert row["score"] == pytest.approx(0.5)
-    asked = faulty.of(f"judge-{state}", dataset)
-    assert len(asked) >= N
-    assert {a["sample"] for a in asked} >= {*range(N)}
-    assert {(a["body"]["model"], a["key"]) for a in asked} == {("j", "EMPTY")}
-
-
-@pytest.mark.parametrize("state", BROKEN)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_judge_that_dies_fails_its_cell_and_keeps_what_was_predicted(
-    runs: Runs, faulty: Faulty, kind: str, state: str
-) -> None:
-    ran, dataset = runs.of(kind), name(kind, state)
-
-    [row] = ran.cell(dataset)
-    assert row["status"] == "failed"
-    assert (row["metric"], row["value"]) == ("", None)
-    assert re.search(r"judge\W+j\b", row["error"]), row["error"]
+    for row in ran.cell(dataset):
+        assert (row["status"], row["scorer"], row["judge_fallback"]) == (
+            status, scorer, fell_back,
+        ), row["error"]  # fmt: skip
+        assert row["n_judge_failed"] == ungraded
+    row = ran.primary(dataset)
     assert (row["n"], row["n_failed"]) == (N, 0)
-    predictions = ran.predictions(dataset)
-    assert len(predictions) == N
-    assert all(predictions)
-    assert faulty.of(f"judge-{state}", dataset)
+    # What was predicted is kept, whatever becomes of the judge.
+    assert len(ran.predictions(dataset)) == N
+    assert all(ran.predictions(dataset))
+    assert NONSENSE not in ran.predictions(dataset)
+    if status == "failed":
+        assert (row["metric"], row["value"], len(ran.cell(dataset))) == ("", None, 1)
+        assert re.search(r"judge\W+j\b", row["error"]), row["error"]
+    elif state in GRADED:
+        assert row["error"] == ""
+        assert row["score"] == pytest.approx(0.5)
+    elif state == "errors30":
+        low, high = SCORES[kind]
+        assert low - 1e-9 <= row["score"] <= high + 1e-9
+
+
+@pytest.mark.parametrize(("state", "fallback"), CASES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_judge_was_asked(runs: Runs, kind: str, state: str, fallback: str) -> None:
+    asked = runs.asked(kind, state, fallback)
+    of_samples = Counter(a["sample"] for a in asked if a["sample"] is not None)
+    total = of_samples.total()
+    # Unknown is what upstream asks again.
+    doubtful = TRIES["yn"] - 1 if kind == "yn" else 0
+
+    assert {(a["body"]["model"], a["key"]) for a in asked} == {("j", "EMPTY")}
+    if state in GRADED:
+        assert {*of_samples} == {*range(N)}
+        assert total == N + doubtful
+    elif state == "errors30":
+        assert total == N - OWED + OWED * TRIES[kind] + doubtful
+        lost = [a for a in asked if a["status"] == 500]
+        assert len(lost) == OWED * TRIES[kind]
+    elif state == "nonsense":
+        assert total == N * (1 if kind == "oc" else TRIES[kind])
+    elif state == "halfway":
+        assert sum(a["status"] == 200 for a in asked) == ALIVE
+        # Those in flight when it died, and those that showed it.
+        assert ALIVE < total + 1 <= ALIVE + (NPROC + 3) * TRIES["oc"]
+    elif BACKEND[kind] == "vlmeval":
+        # Asked for a word before anything else.
+        assert (len(asked), total) == (3, 0)
+    else:
+        assert 3 <= total <= (NPROC + 3) * TRIES["oc"]
 
 
 @pytest.mark.parametrize("state", BROKEN)
 @pytest.mark.parametrize("kind", MATCHED)
-def test_a_fallback_that_is_allowed_is_said(runs: Runs, kind: str, state: str) -> None:
-    ran, dataset = runs.of(kind), name(kind, state, "allow")
-
-    row = ran.primary(dataset)
-    assert row["status"] == "scored", row["error"]
-    assert {
-        (r["status"], r["scorer"], r["judge_fallback"]) for r in ran.cell(dataset)
-    } == {("scored", "exact_matching", True)}  # fmt: skip
+def test_a_fallback_scores_as_without_a_judge(runs: Runs, kind: str, state: str) -> None:
+    ran = runs.of(kind)
 
     def values(of: str) -> dict[tuple[str, str], Any]:
         return {(r["subset"], r["metric"]): r["value"] for r in ran.cell(of)}
 
-    assert values(dataset) == values(f"{kind}_none")
-    assert len(ran.predictions(dataset)) == N
+    assert values(name(kind, state, "allow")) == values(f"{kind}_none")
 
 
-@pytest.mark.parametrize("state", BROKEN)
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in MATCHED])
-def test_where_nothing_but_a_judge_can_grade_a_fallback_is_none(
-    runs: Runs, kind: str, state: str
+# What each cell makes of the exit code, over predictions that are there.
+
+FAIL = [c for c in itertools.product(KINDS, STATES, FALLBACKS) if expected(*c) in (_OWED, _LOST)]
+# A run of OpenCompass takes ten seconds; its rows are above, and what is made of rows is in
+# tests/test_live.py.
+ALONE = [c for c in FAIL if c[0] != "oc" or c[1:] in (("errors30", "error"), ("halfway", "allow"))]
+
+
+@pytest.mark.parametrize("backend", ["vlmeval", "opencompass"])
+def test_what_was_graded_or_may_be_ungraded_ends_with_0(
+    runs: Runs, faulty: Faulty, backend: str
 ) -> None:
-    ran, dataset = runs.of(kind), name(kind, state, "allow")
+    """`errors30` with leave."""
+    kinds = [k for k in KINDS if BACKEND[k] == backend]
+    ran = runs.of(kinds[0])
+    good = [c for c in itertools.product(kinds, STATES, FALLBACKS) if expected(*c) != _LOST]
 
-    [row] = ran.cell(dataset)
-    assert row["status"] == "failed"
-    assert re.search(r"judge\W+j\b", row["error"]), row["error"]
-    assert (row["metric"], row["value"]) == ("", None)
-    assert all(ran.predictions(dataset)) and len(ran.predictions(dataset)) == N
+    datasets = [
+        entry(ran.folder, c[0], name(*c), judged(faulty, c[1], f"{name(*c)}-code", c[2]))
+        for c in good
+    ]
+    before = len(faulty.of("wordy"))
+    done = evaluate(ran.folder, faulty, datasets, "--mode", "eval", "--fail-on", 6)
+
+    assert done.returncode == 0, done.stderr
+    found = {r["dataset"]: r["status"] for r in rows(done)}
+    assert found == dict.fromkeys((name(*c) for c in good), "scored")
+    assert len(faulty.of("wordy")) == before
+
+
+@pytest.fixture(scope="module")
+def codes(runs: Runs, faulty: Faulty) -> dict[tuple[str, str, str], int]:
+    """The exit code of a run of each of `ALONE`."""
+
+    def code(case: tuple[str, str, str]) -> int:
+        ran, dataset = runs.of(case[0]), name(*case)
+        judge = judged(faulty, case[1], f"{dataset}-alone", case[2])
+        return evaluate(
+            ran.folder, faulty, [entry(ran.folder, case[0], dataset, judge)], "--mode", "eval",
+            config=f"{dataset}.json",
+        ).returncode  # fmt: skip
+
+    for kind in KINDS:
+        runs.of(kind)
+    # For all at once: what one run puts back would be there for another.
+    with without_heeded(), ThreadPoolExecutor(3) as pool:
+        return dict(zip(ALONE, pool.map(code, ALONE), strict=True))
+
+
+@pytest.mark.parametrize("case", ALONE, ids="_".join)
+def test_what_was_not_graded_ends_with_1(
+    codes: dict[tuple[str, str, str], int], case: tuple[str, str, str]
+) -> None:
+    assert codes[case] == 1
 
 
 @pytest.mark.parametrize("kind", MATCHED)
@@ -318,57 +420,6 @@ def test_a_fallback_is_below_the_table(runs: Runs, kind: str) -> None:
         assert re.search(rf"^.*\b{dataset}\b.*$", below, re.MULTILINE), below
     assert re.search(r"judge\W+j\b", below), below
     assert name(kind, "good") not in below
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_verdicts_that_a_judge_owes_are_counted(runs: Runs, kind: str) -> None:
-    ran, dataset = runs.of(kind), name(kind, "errors30")
-
-    row = ran.primary(dataset)
-    assert row["status"] == "scored", row["error"]
-    assert {(r["scorer"], r["judge_fallback"]) for r in ran.cell(dataset)} == {("j", False)}
-    assert (row["n"], row["n_failed"], row["n_judge_failed"]) == (N, 0, 6)
-    # A row of a category counts its own, or those of the cell.
-    assert {r["n_judge_failed"] for r in ran.cell(dataset)} <= {3, 6}
-    low, high = SCORES[kind]
-    assert low - 1e-9 <= row["score"] <= high + 1e-9
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_judge_that_never_gives_a_verdict(runs: Runs, faulty: Faulty, kind: str) -> None:
-    ran, dataset = runs.of(kind), name(kind, "nonsense")
-
-    row = ran.primary(dataset)
-    assert row["n_judge_failed"] == N
-    assert not row["judge_fallback"]
-    if row["status"] == "scored":
-        assert row["scorer"] == "j"
-        # Of a multiple choice upstream draws one.
-        assert kind == "mcq" or row["score"] == 0
-    else:  # nothing was graded
-        assert row["status"] == "failed"
-        assert "judge" in row["error"]
-    assert len(faulty.of("judge-nonsense", dataset)) >= N
-    assert NONSENSE not in ran.predictions(dataset)
-
-
-@pytest.mark.parametrize("kind", ["mcq", "oc"])
-def test_verdicts_that_a_judge_owes_fail_a_run_unless_allowed(
-    runs: Runs, faulty: Faulty, kind: str
-) -> None:
-    """Over predictions that are there: `errors30` alone, with and without leave."""
-    ran, dataset = runs.of(kind), name(kind, "errors30")
-    before = len(faulty.of("wordy"))
-
-    one = entry(ran.folder, kind, dataset, judged(faulty, "errors30", dataset, "error"))
-    strict = evaluate(ran.folder, faulty, [one], "--mode", "eval")
-    allowed = evaluate(ran.folder, faulty, [one], "--mode", "eval", "--fail-on", 6)
-
-    for done in (strict, allowed):
-        [row] = [r for r in rows(done) if r["is_primary"]]
-        assert (row["status"], row["n_judge_failed"]) == ("scored", 6)
-    assert (strict.returncode, allowed.returncode) == (1, 0)
-    assert len(faulty.of("wordy")) == before
 
 
 @pytest.mark.parametrize("backend", ["vlmeval", "opencompass"])
@@ -447,7 +498,7 @@ def test_vlmevalkit_says_the_same(
         assert len(values) == 3
         ours += _verdicts(faulty, dataset)
     assert sorted(ours) == _verdicts(faulty, "direct-vlmeval")
-    assert len(ours) == 3 * N
+    assert len(ours) == 3 * N + TRIES["yn"] - 1
 
 
 _DIRECT = """

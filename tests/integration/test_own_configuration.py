@@ -134,6 +134,55 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.json")}
 
 
+JUDGED = """\
+from mmengine.config import read_base
+
+with read_base():
+    from opencompass.configs.datasets.aime2024.aime2024_llmjudge_gen_5e9f4f import (
+        aime2024_datasets,
+    )
+    from opencompass.configs.datasets.ARC_c.ARC_c_gen_1e0de5 import ARC_c_datasets
+
+models = []
+{served}
+for d in aime2024_datasets:
+    d['eval_cfg']['evaluator']['judge_cfg'] = dict(models[0], abbr='judge', path='their-judge')
+datasets = [*aime2024_datasets, *ARC_c_datasets]
+work_dir = 'theirs'
+"""
+
+
+def test_the_judge_that_a_configuration_names(folder: Path, language_model: Path) -> None:
+    """Upstream alone runs it: who graded is read from the configuration, what was not graded
+    from upstream's count."""
+    asked: list[dict[str, Any]] = []
+    lines = [{"origin_prompt": f"Sum {k}", "gold_answer": str(k)} for k in range(4)]
+    (folder / "data" / "aime.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def answer(messages: list[dict[str, Any]]) -> str:
+        text = json.dumps(messages)
+        if "Gold Target" not in text:
+            return "A"
+        return {"Sum 0": "A", "Sum 1": "B"}.get(text[text.index("Sum ") :][:5], "well, who knows")
+
+    with Endpoint(models=None, answer=answer, on_request=of_the_run(asked.append)) as served:
+        text = SERVED.format(url=served.url, tokenizer=str(language_model))
+        (folder / "my_config.py").write_text(JUDGED.format(served=text))
+        done = shim(
+            "run", "my_config.py", "--debug", "--json", cwd=folder, OPENAI_API_KEY=KEY,
+        )  # fmt: skip
+
+    assert done.returncode == 1, done.stderr
+    found = {r["dataset"]: r for r in rows(done) if r["is_primary"]}
+    judged, ruled = found["aime2024"], found["ARC-c"]
+    assert (judged["status"], judged["value"], judged["n"]) == ("scored", 25.0, 4)
+    assert (judged["scorer"], judged["judge_fallback"]) == ("their-judge", False)
+    assert judged["n_judge_failed"] == 2
+    assert (ruled["scorer"], ruled["n_judge_failed"]) == ("rule:accuracy", 0)
+    graded = [a for a in asked if a["body"]["model"] == "their-judge"]
+    assert len(graded) == 4
+
+
 SRUN = """\
 #!/bin/sh
 echo "$@" >> '{log}'

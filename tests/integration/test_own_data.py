@@ -564,7 +564,7 @@ def test_options_are_shown_as_written(general: Ran, mark: str, options: list[str
 
 def test_answers_are_compared_as_written(general: Ran) -> None:
     """`007` is no 7, `1.50` no 1.5, and `None` a word."""
-    [table] = general.files("m/m_numbers_results.*")
+    [table] = general.files("*/m/m_numbers_results.*")
     found = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
 
     assert list(found["answer"]) == ["007", "1.50", "", "None"]
@@ -595,7 +595,7 @@ def test_bleu_and_rouge_are_evalscopes(general: Ran) -> None:
 
 
 def test_bleu_and_rouge_of_each_sample_are_evalscopes(general: Ran) -> None:
-    [table] = general.files("m/m_golden_results.*")
+    [table] = general.files("*/m/m_golden_results.*")
     found = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
 
     assert len(found) == len(PAIRS)
@@ -706,7 +706,7 @@ def test_the_documents_script_asks_and_writes_as_it_says(legacy_vqa: Ran) -> Non
         text = message["content"][-1]["text"]
         assert text == f"{question}\nAnswer the question with one word or phrase."
         assert [p["type"] for p in message["content"]] == ["image_url", "text"]
-    [table] = legacy_vqa.files("qwen-vl-chat/qwen-vl-chat_custom_vqa_acc.csv")
+    [table] = legacy_vqa.files("*/qwen-vl-chat/qwen-vl-chat_custom_vqa_acc.csv")
     assert pd.read_csv(table).to_dict("records") == [{"Overall": 1.0}]
 
 
@@ -1161,11 +1161,12 @@ def test_hostile_files_are_scored_or_say_why_not(scored: Ran) -> None:
         assert row.status in ("scored", "failed")
         assert row.status == "scored" or row.error
     done = {r.dataset for r in hostile if r.status == "scored"}
-    # What is odd but no more is evaluated.
+    # What is odd but no more is evaluated; where a judge was asked it found no option in it.
     assert done >= {
-        "evil_options", "evil_choice", "evil_paths", "evil_text", "evil_accuracy", "evil_anls",
-        "evil_vqa_score", "evil_relaxed_accuracy",
+        "evil_text", "evil_accuracy", "evil_anls", "evil_vqa_score", "evil_relaxed_accuracy",
     }  # fmt: skip
+    for name in ("evil_options", "evil_choice", "evil_paths"):
+        assert "graded none" in scored.error(name)
 
 
 def test_hostile_cells_are_sent_as_text(scored: Ran) -> None:

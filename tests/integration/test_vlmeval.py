@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def test_what_the_configuration_says_of_a_model_reaches_the_endpoint(
     assert picture["detail"] == "high"
 
 
+def _commit(tree: Path) -> str:
+    """Make a repository of a folder; its commit."""
+    git = ["git", "-C", str(tree), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "setup.py", "run.py"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--no-gpg-sign", "-m", "All of it"], check=True)
+    said = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return said.stdout.strip()
+
+
 def test_a_checkout_scores_as_the_indexed_distribution(
     tmp_path: Path, environments: dict[str, Path], endpoint: Endpoint, config: Callable[..., Path]
 ) -> None:
@@ -130,6 +141,7 @@ def test_a_checkout_scores_as_the_indexed_distribution(
         f"setup(name='vlmeval', version='0.1.0', packages=['vlmeval'],\n"
         f"      install_requires={needs!r})\n"
     )
+    commit = _commit(tree)
     home = str(tmp_path / "home")
     made = shim("setup", "vlmeval", "--from", tree, cwd=tmp_path, EVALSHIM_HOME=home, timeout=900)
     assert made.returncode == 0, made.stderr
@@ -141,6 +153,8 @@ def test_a_checkout_scores_as_the_indexed_distribution(
 
     assert theirs.returncode == ours.returncode == 0, theirs.stderr
     assert {r["backend_version"] for r in rows(theirs)} == {"vlmeval 0.1.0"}
+    header = json.loads((tmp_path / "outputs" / "latest" / "run.json").read_text())
+    assert header["backends"]["vlmeval"]["commit"] == commit
     values = [{r["subset"]: (r["value"], r["n"]) for r in rows(done)} for done in (ours, theirs)]
     assert values[0] == values[1]
 

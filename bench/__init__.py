@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks: upstream run directly, EvalScope, and evalshim. See README.md."""

@@ -1,0 +1,87 @@
+"""Connections that are kept: upstream's OpenAIWrapper (vlmeval 0.0.20) opens one for each call.
+
+Its module `api.gpt` posts with `requests`, here by a session that all threads of a cell share.
+"""
+
+import functools
+import http.cookiejar
+import time
+
+import requests
+import requests.sessions
+
+from . import turns
+
+# More than any run has calls in flight: what does not fit is closed behind its call.
+_MOST = 4096
+# Of the time that a byte may take, the whole answer may take so many.
+_PATIENCE = 4
+
+
+class _Session(requests.Session):
+    """Sends what `requests.post` would, and looks only once at what the environment says."""
+
+    def __init__(self):
+        super().__init__()
+        # Each `requests.post` begins without cookies.
+        self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MOST))
+        self._settings = {}
+
+    def merge_environment_settings(self, url, proxies, stream, verify, cert):
+        asked = (url, tuple((proxies or {}).items()), stream, verify, cert)
+        if asked not in self._settings:
+            self._settings[asked] = super().merge_environment_settings(*_copy(asked))
+        return dict(self._settings[asked])
+
+
+def _copy(asked):
+    url, proxies, *rest = asked
+    return (url, dict(proxies), *rest)
+
+
+def _whole(response, timeout):
+    """A response with its content, which `requests` reads for as long as anything comes."""
+    if timeout and hasattr(response.raw, "read1"):  # urllib3 2.1
+        until = time.monotonic() + _PATIENCE * timeout
+        response.raw.stream = functools.partial(_pieces, response, until, timeout)
+    _ = response.content
+    return response
+
+
+def _pieces(response, until, timeout, size, decode_content=True):
+    while piece := response.raw.read1(size, decode_content=decode_content):
+        yield piece
+        if time.monotonic() > until:
+            response.close()
+            raise requests.exceptions.ReadTimeout(f"no whole answer in {_PATIENCE} x {timeout:g} s")
+
+
+class _Requests:
+    """The module `requests`, but for `post`."""
+
+    def __init__(self):
+        self._session = None
+
+    def __getattr__(self, name):
+        return getattr(requests, name)
+
+    def post(self, url, **kwargs):
+        # Two threads may each make one at the start; one of them is kept.
+        session = self._session = self._session or _Session()
+        with turns.turn(url) as outcome:
+            response = _whole(session.post(url, stream=True, **kwargs), kwargs.get("timeout"))
+            if response.encoding is None and response.content.isascii():
+                response.encoding = "ascii"  # `text` would guess, for longer than the call takes
+            outcome.learn(response.status_code, response.headers, response.text)
+        return response
+
+
+def keep():
+    """Let the calls of a process share its connections."""
+    from vlmeval.api import gpt
+
+    # Asked for each request, `~/.netrc` is read from the disk.
+    requests.sessions.get_netrc_auth = functools.lru_cache(requests.utils.get_netrc_auth)
+    gpt.requests = _Requests()
