@@ -65,7 +65,7 @@ class Machine:
             for variable in HEEDED:
                 patch.delenv(variable, raising=False)
             done = shim(*args, cwd=self.folder, timeout=600, **self.env)
-        assert "/evalshim/worker/__main__.py" in "".join(seen) or not Path("/proc").is_dir()
+        assert any("shim" in line for line in seen) or not Path("/proc").is_dir()
         assert _found("".join(seen)) == []
         printed = done.stdout + done.stderr
         assert _found(printed) == [], printed

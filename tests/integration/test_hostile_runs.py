@@ -33,7 +33,7 @@ def earlier(tmp_path: Path, config: Callable[..., Path]) -> tuple[Path, Path]:
     done = shim("run", path, "--mode", "infer", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = (tmp_path / "outputs" / "latest").resolve()
-    [predictions] = (run / "upstream" / "vlmeval" / "m").rglob("m_mine.tsv")
+    [predictions] = (run / "upstream" / "vlmeval").rglob("m_mine.tsv")
     predictions.unlink()
     return predictions, path
 
