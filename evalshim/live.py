@@ -24,6 +24,7 @@ import yaml
 from evalshim import config, header, kept, phases, process, redaction, results, sweep
 from evalshim.backends import BACKENDS
 from evalshim.crew import Crew
+from evalshim.deadlines import Deadlines
 from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
 from evalshim.gate import TOKENS, Budget, Gate, limits_of
@@ -85,10 +86,7 @@ class LiveRun:
         )
         self.crew = Crew(plan, folder / "upstream", self.logs, self.gate)
         self.why_stopped = ""  # before all cells came to their end
-        self._killed: dict[str, str] = {}  # cells that we ended, and why
-        self._pids: dict[str, set[int]] = {}
-        self._heard: dict[str, float] = {}  # of a cell, by the monotonic clock
-        self._begun: dict[str, float] = {}
+        self.deadlines = Deadlines(plan.spec)
         self._kill_at = float("inf")
         self._must_end_at = time.monotonic() + (self.spec.run_timeout or float("inf"))
         self.header = header.first(
@@ -187,24 +185,9 @@ class LiveRun:
         if now >= self._kill_at:
             self.crew.stop()
             self._kill_at = float("inf")
-        for cell, pids in self._pids.items():
-            if cell in self.outcomes or cell in self._killed:
-                continue
-            if self.spec.cell_timeout and now - self._begun[cell] > self.spec.cell_timeout:
-                self._kill(
-                    cell, pids, f"it took longer than cell_timeout, {_s(self.spec.cell_timeout)}"
-                )
-            elif now - max(self._heard[cell], self.gate.waited_until) > self.spec.stall_timeout:
-                self._kill(
-                    cell,
-                    pids,
-                    f"nothing came of it for stall_timeout, {_s(self.spec.stall_timeout)}",
-                )
-
-    def _kill(self, cell: str, pids: set[int], why: str) -> None:
-        self._killed[cell] = why
-        for pid in pids:
-            self.crew.kill(self.cells[cell].dataset.backend, pid)
+        for cell, pids in self.deadlines.look(self.outcomes, self.gate.waited_until):
+            for pid in pids:
+                self.crew.kill(cell.dataset.backend, pid)
 
     def _apply(self, event: Event, reporter: Reporter) -> None:
         self.spans += [(name, begun, ended) for name, begun, ended in event.data.get("spans", ())]
@@ -216,7 +199,7 @@ class LiveRun:
             self.header["notices"].append(event.data["message"])
         elif event.kind == "ended":
             self._end_rest(event, reporter)
-        self._heard[event.cell or ""] = time.monotonic()
+        self.deadlines.hear(event.cell or "")
         entry = self.header["cells"].get(event.cell)
         if entry is None or event.cell in self.outcomes:
             reporter.event(event)
@@ -224,10 +207,9 @@ class LiveRun:
         if event.kind == "progress":
             reporter.event(self._summed(event))
         elif event.kind == "started":
-            self._pids.setdefault(event.cell or "", set()).add(event.data["pid"])
+            self.deadlines.begin(self.cells[event.cell or ""], event.data["pid"])
             if entry["status"] == "pending":  # else another part of it starts
                 entry.update(status="running", started_at=header.now())
-                self._begun[event.cell or ""] = time.monotonic()
                 self._save()
                 reporter.event(event)
         else:
@@ -248,12 +230,14 @@ class LiveRun:
         self.crew.running -= 1
         name: BackendName = event.data["backend"]
         left = [cell for cell in self.parts[name] if cell.id not in self.outcomes]
-        begun = [cell for cell in left if cell.id in self._pids]
+        begun = [cell for cell in left if self.deadlines.has_begun(cell.id)]
         problem = event.data["problem"] or f"the {name} worker said nothing of this cell"
         again = [cell for cell in left if cell not in begun]
         # Who died before it began anything would do so again.
         for cell in begun if begun and event.data["problem"] else left:
-            self._end(cell, self._dead(cell, self._killed.get(cell.id, problem)), reporter)
+            self._end(
+                cell, self._dead(cell, self.deadlines.overdue.get(cell.id, problem)), reporter
+            )
         if begun and again and event.data["problem"] and not self.why_stopped:
             self.crew.launch(name, again)
 
@@ -269,7 +253,7 @@ class LiveRun:
             message = str(event.data["message"])
             if event.data["type"] == "Died":
                 died = f"the process of this cell died ({message})"
-                return self._dead(cell, self._killed.get(cell.id, died))
+                return self._dead(cell, self.deadlines.overdue.get(cell.id, died))
             return CellOutcome("failed", message)
         backend = BACKENDS[cell.dataset.backend]
         begun = time.time()
@@ -389,7 +373,3 @@ class LiveRun:
         with contextlib.suppress(OSError):
             log.write(json.dumps(record, default=str) + "\n")
             log.flush()
-
-
-def _s(seconds: float) -> str:
-    return f"{seconds:g} s"

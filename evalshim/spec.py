@@ -247,7 +247,7 @@ class RunSpec:
     reuse: bool | str = False
     run_timeout: float | None = None
     cell_timeout: float | None = None
-    stall_timeout: float = 1800
+    stall_timeout: float = 3600
     patience: float = 60
     max_requests: int | None = None
     max_tokens_total: int | None = None

@@ -30,6 +30,7 @@ ALLOWED = {
     "endpoints": SHARED,
     "gate": {"spec"},
     "phases": set(),
+    "deadlines": {"spec"},
     "resumption": {"config", "digests", "earlier", "envs", "kept", "plans", *SHARED},
     "header": {"digests", "earlier", "envs", "plans", "process", "resumption", "", *SHARED},
     "crew": {"backends", "endpoints", "gate", "plans", "process", *SHARED},
@@ -46,8 +47,8 @@ ALLOWED = {
         *SHARED,
     },
     "live": {
-        "backends", "config", "crew", "endpoints", "gate", "header", "kept", "phases", "plans",
-        "process", "progress", "redaction", "results", "resumption", "sweep", *SHARED,
+        "backends", "config", "crew", "deadlines", "endpoints", "gate", "header", "kept", "phases",
+        "plans", "process", "progress", "redaction", "results", "resumption", "sweep", *SHARED,
     },
     "plans": {
         "adapters", "backends", "earlier", "envs", "process", "redaction", "secret_values",
