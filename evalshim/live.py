@@ -125,6 +125,9 @@ class LiveRun:
                 )
         except KeyboardInterrupt:
             self.header["status"] = "interrupted"
+            place = os.path.relpath(self.folder)
+            text = f"`shim resume {place}` goes on from here"
+            reporter.event(Event("waiting", None, {"message": text}))
             raise
         except BaseException:
             self.header["status"] = "failed"

@@ -129,6 +129,7 @@ def test_an_interrupt_lets_the_calls_in_flight_end(tmp_path: Path) -> None:
         _, stderr = command.communicate(timeout=60)
         assert command.returncode == 130
         assert "finishing the calls in flight" in stderr
+        assert "`shim resume outputs/" in stderr
         assert "Traceback" not in stderr
         header = json.loads((tmp_path / "outputs/latest/run.json").read_text())
         assert header["status"] == "interrupted"
