@@ -266,11 +266,13 @@ class Gate:
     @contextlib.contextmanager
     def open(self) -> Iterator[Gate]:
         """Serve for as long as the block lasts."""
-        server = self._loop.run_until_complete(
-            self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=4096)
-        )
         thread = threading.Thread(target=self._loop.run_forever, name="evalshim-gate", daemon=True)
         thread.start()
+        # Not on this thread: that of a notebook has a loop of its own under way.
+        server = asyncio.run_coroutine_threadsafe(
+            self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=4096),
+            self._loop,
+        ).result()
         try:
             yield self
         finally:

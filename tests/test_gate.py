@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -276,6 +277,18 @@ def test_what_it_waits_for_is_said(opened: contextlib.ExitStack) -> None:
         time.sleep(0.05)
 
     assert said[-1] == f"{URL} did not answer for 0.3 s: its calls fail from here on"
+
+
+def test_it_opens_where_a_loop_is_under_way() -> None:
+    """As on the thread of a notebook."""
+
+    async def notebook() -> str:
+        with Gate({URL: Limits(1)}).open() as gate:
+            caller = Caller(gate)
+            caller.want()
+            return caller.answer()
+
+    assert asyncio.run(notebook()) == "go"
 
 
 def test_nothing_is_left_of_it() -> None:
