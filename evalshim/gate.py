@@ -39,6 +39,8 @@ _MINUTE = 60.0
 _SERVER_FAILED = 500
 # Failures in a row by which an endpoint that has answered is down; seconds between two probes.
 _IN_A_ROW = 5
+# Seconds without any answer, where those failures were answers of a kind.
+_SILENT = 3.0
 _LONGEST_PAUSE = 30.0
 
 
@@ -123,8 +125,8 @@ class Lane:
         self._clock = clock
         self._calm_until = 0.0
         self._next_at = 0.0  # by the rate
-        self._has_answered = False
-        self._failures = 0  # in a row
+        self._answered_at: float | None = None
+        self._failures: list[int] = []  # statuses, in a row
         self._probes = 0  # in a row
         self._is_probing = False
 
@@ -159,22 +161,28 @@ class Lane:
         if is_probe:
             self._is_probing = False
         if status == 0 or status >= _SERVER_FAILED:
-            self._failed(is_probe)
+            self._failed(status, is_probe)
         elif status not in BUSY:
-            self._has_answered, self._failures, self._probes = True, 0, 0
+            self._answered_at, self._failures, self._probes = self._clock(), [], 0
             self.down_since, self.given_up = None, False
 
-    def _failed(self, is_probe: bool) -> None:
+    def _failed(self, status: int, is_probe: bool) -> None:
         now = self._clock()
-        self._failures += 1
+        self._failures = [*self._failures, status][-_IN_A_ROW:]
         if self.down_since is None:
-            if self._has_answered and self._failures >= _IN_A_ROW and self._patience:
+            if self._patience and self._seems_away(now):
                 self.down_since = now
                 self._calm_until = max(self._calm_until, now + self._pause())
         elif is_probe:
             self.given_up = now - self.down_since >= self._patience
             self._probes += 1
             self._calm_until = now if self.given_up else now + self._pause()
+
+    def _seems_away(self, now: float) -> bool:
+        if self._answered_at is None or len(self._failures) < _IN_A_ROW:
+            return False
+        # What answers some and fails others is there: it fails them sooner than it answers.
+        return not any(self._failures) or now - self._answered_at >= _SILENT
 
     def _pause(self) -> float:
         """Twice as long from probe to probe; never in step with other runs."""
@@ -303,7 +311,7 @@ class Gate:
         if lane.given_up:
             text = f"did not answer for {self._patience:g} s: its calls fail from here on"
         elif lane.is_down:
-            what = f"HTTP {status}" if status else "no answer"
+            what = f"HTTP {status}" if status else "no connection, or none in time"
             text = f"does not answer ({what}): its calls wait, {self._patience:g} s at the most"
         else:
             text = "answers again"

@@ -123,6 +123,18 @@ class TestLane:
 
         assert lane.ready_in() == 0
 
+    def test_one_that_fails_some_and_answers_others_is_there(self, clock: Clock) -> None:
+        lane = Lane(Limits(32), patience=30, clock=clock)
+        for status in (200, *[500] * 20):
+            lane.start()
+            lane.end(status, None)
+        assert not lane.is_down
+        clock.now += 3
+        lane.start()
+        lane.end(500, None)
+
+        assert lane.is_down  # nothing else came in the meantime
+
     def test_what_is_refused_is_answered(self, clock: Clock) -> None:
         lane = Lane(Limits(8), patience=30, clock=clock)
         for status in (200, *[400] * 20):
@@ -263,13 +275,14 @@ def test_what_it_waits_for_is_said(opened: contextlib.ExitStack) -> None:
     said: list[str] = []
     gate = opened.enter_context(Gate({URL: Limits(8)}, Budget(), 0.3, said.append).open())
     caller = Caller(gate)
-    for answer in ("200 - - -", *["503 - - -"] * 5):
-        gate.lanes[URL]._calm_until = 0  # as if the rest had passed
+    for answer in ("200 - - -", *["0 - - -"] * 5):
         caller.want()
         assert caller.answer() == "go"
         caller.done(answer)
         time.sleep(0.05)
-    assert said == [f"{URL} does not answer (HTTP 503): its calls wait, 0.3 s at the most"]
+    assert said == [
+        f"{URL} does not answer (no connection, or none in time): its calls wait, 0.3 s at the most"
+    ]
     while not gate.lanes[URL].given_up:
         caller.want()
         assert caller.answer() == "go"
