@@ -82,6 +82,7 @@ def keep():
     """Let the calls of a process share its connections."""
     from vlmeval.api import gpt
 
+    assert gpt.requests is requests
     # Asked for each request, `~/.netrc` is read from the disk.
     requests.sessions.get_netrc_auth = functools.lru_cache(requests.utils.get_netrc_auth)
     gpt.requests = _Requests()

@@ -25,7 +25,6 @@ _LOTS = {"random", "rd", "rng", "shuffle", "choice", "choices", "sample", "randi
 
 def install():
     """Put ours in the place of upstream's, in whichever modules have it by name."""
-    from vlmeval import inference
     from vlmeval.utils import mp_util
 
     upstream = mp_util.track_progress_rich
@@ -39,6 +38,12 @@ def install():
         own = vars(module) if name.startswith("vlmeval") else {}
         if own.get("track_progress_rich") is upstream:
             module.track_progress_rich = fan_out
+
+
+def build_prompts_when_due():
+    """Let `infer_data_api` hand over prompts that `_fan_out` builds."""
+    from vlmeval import inference
+
     inference.infer_data_api = _with_prompts_built_when_due(inference.infer_data_api)
 
 

@@ -284,3 +284,35 @@ def test_prompts_are_built_when_their_call_is_due_unless_lots_are_drawn(
     first = served.figures["first"]
     assert len(built) == 12
     assert sum(moment > first for moment in built) == (0 if drawn else pytest.approx(10, abs=1))
+
+
+_ANOTHER_VERSION = """
+import importlib.util, os, sys
+place = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
+)
+package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+import vlmeval.api.gpt
+import vlmeval.inference
+from evalshim_worker import run_vlmeval
+from vlmeval.utils import mp_util
+del vlmeval.inference.infer_data_api, vlmeval.api.gpt.requests
+upstreams = mp_util.track_progress_rich
+run_vlmeval.speed_up()
+assert mp_util.track_progress_rich is not upstreams
+"""
+
+
+def test_an_upstream_of_another_version_runs_without_what_was_written_for_this_one(
+    environments: dict[str, Path],
+) -> None:
+    done = subprocess.run(
+        [environments["vlmeval"], "-c", _ANOTHER_VERSION, WORKER], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("this VLMEvalKit")]
+    names = [line.partition("not what ")[2].partition(" was")[0] for line in said]
+    assert names == ["fan_out.build_prompts_when_due", "connections.keep"]
