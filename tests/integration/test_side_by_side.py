@@ -40,12 +40,13 @@ spec.loader.exec_module(package)
 # What stands at a file's place when the library that writes it for upstream has just begun;
 # and what in the end, and after a download that broke.
 WRITING = """
-import base64, io, urllib.request
-from evalshim_worker import lazy, shared_data, torchvision_ops
+import base64, importlib, io, urllib.request
+from evalshim_worker import api_imports, shared_data, torchvision_ops
 torchvision_ops.install()
-with lazy.vlmeval():
-    from vlmeval.dataset import image_base
-    from vlmeval.smp import read_ok
+image_base = api_imports.load(
+    "vlmeval", lambda: importlib.import_module("vlmeval.dataset.image_base")
+)
+from vlmeval.smp import read_ok
 import pandas as pd
 from PIL import Image
 if patched == "patched":
