@@ -348,6 +348,28 @@ def test_what_ends_a_process_ends_its_cell_alone(tmp_path: Path, code: str, said
     assert said in found["dies"]["error"]
 
 
+def test_cells_that_had_not_begun_get_a_fresh_worker(tmp_path: Path) -> None:
+    sets = []
+    for name in ("one", "two", "three", "four", "five", "six"):
+        rows = "".join(f"{i}\tWhich is {name} {i}?\tcat\tdog\tA\n" for i in range(6))
+        (tmp_path / f"{name}.tsv").write_text(f"index\tquestion\tA\tB\tanswer\n{rows}")
+        sets.append({"name": name, "path": str(tmp_path / f"{name}.tsv")})
+    with Counting(0.5) as served:
+        path = _config(tmp_path, served.endpoint, *sets)
+        command = _begun(tmp_path, ["run", str(path), "--no-preflight", "--json"])
+        [worker] = chaos.children(command.pid)
+        os.kill(worker, signal.SIGKILL)
+        served.endpoint.latency = 0
+        stdout, stderr = command.communicate(timeout=60)
+
+    found = {r["dataset"]: r for r in json.loads(stdout)["rows"]}
+    assert command.returncode == 1, stderr
+    lost = {name for name, row in found.items() if row["status"] == "failed"}
+    assert lost >= {"one"}
+    assert all("signal SIGKILL" in found[name]["error"] for name in lost)
+    assert {found[name]["status"] for name in ("five", "six")} == {"scored"}
+
+
 def test_an_endpoint_that_restarts_costs_nothing(tmp_path: Path) -> None:
     """Its calls wait for it, and that is said."""
     with Counting(0.2) as served:
