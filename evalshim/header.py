@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import evalshim
-from evalshim import digests, envs, process, resumption
+from evalshim import digests, envs, resumption
 from evalshim.earlier import config_sha256
 from evalshim.plans import Plan
 from evalshim.spec import SCHEMA_VERSION, Cell, JudgeSpec, Needed
@@ -162,8 +162,3 @@ def place(need: Needed) -> Path:
     """Where the data is: at one of the places that upstream looks at."""
     places = [Path(place) for place in (*need.looked_for, need.path)]
     return next((place for place in places if place.exists()), places[-1])
-
-
-def redacted(command: Sequence[str], secrets: Sequence[str]) -> list[str]:
-    """A command line without secrets."""
-    return [process.redact(word, secrets) for word in command]

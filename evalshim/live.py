@@ -90,7 +90,7 @@ class LiveRun:
         self._kill_at = float("inf")
         self._must_end_at = time.monotonic() + (self.spec.run_timeout or float("inf"))
         self.header = header.first(
-            plan, folder.name, header.redacted(command, self.secrets), self._log_of
+            plan, folder.name, redaction.redacted(list(command), self.secrets), self._log_of
         )
         if old:
             self.header = header.going_on(self.header, old.header, list(old.ended), old.forced)

@@ -32,7 +32,7 @@ ALLOWED = {
     "phases": set(),
     "deadlines": {"spec"},
     "resumption": {"config", "digests", "earlier", "envs", "kept", "plans", *SHARED},
-    "header": {"digests", "earlier", "envs", "plans", "process", "resumption", "", *SHARED},
+    "header": {"digests", "earlier", "envs", "plans", "resumption", "", *SHARED},
     "crew": {"backends", "endpoints", "gate", "plans", "process", *SHARED},
     "kept": {"results", *SHARED},
     "preflight": {"endpoints", "process", *SHARED},
