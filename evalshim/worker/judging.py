@@ -138,7 +138,7 @@ def judged(evaluate, watch, cell):
             kwargs["model"] = _AT_AN_ADDRESS
         eval_file = args[0] if args else kwargs["eval_file"]
         folder = os.path.dirname(os.path.abspath(eval_file))
-        before = set(os.listdir(folder))
+        before = _written(folder)
         try:
             with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
                 try:
@@ -150,8 +150,7 @@ def judged(evaluate, watch, cell):
                 if not grading.may_do_without:
                     raise grading.error()  # upstream swallowed it
                 # It died under way. What it graded until then is no exact matching.
-                for name in set(os.listdir(folder)) - before:
-                    path = os.path.join(folder, name)
+                for path in _made(eval_file, before):
                     shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
                 grading.refused, cause = False, None
                 try:
@@ -162,10 +161,29 @@ def judged(evaluate, watch, cell):
                     cause = error
                 raise JudgeError(f"{grading.error()}; upstream grades no other way") from cause
         finally:
-            watch.made = sorted({os.path.join(folder, n) for n in set(os.listdir(folder)) - before})
+            watch.made = _made(eval_file, before)
             _grading = None
 
     return graded
+
+
+def _written(folder):
+    """What is in a folder, and when it was written."""
+    return {entry.path: entry.stat().st_mtime_ns for entry in os.scandir(folder)}
+
+
+def _made(eval_file, before):
+    """The files that graded `eval_file`: of a try that a kill cut short, which upstream need not
+    write again, and behind them those that are new since `before`, by name.
+
+    Upstream names them after the predictions, as it does what inference leaves."""
+    eval_file = os.path.abspath(eval_file)
+    now = _written(os.path.dirname(eval_file))
+    new = {path for path, written in now.items() if before.get(path) != written}
+    stem = os.path.splitext(eval_file)[0]
+    earlier = re.compile(rf"{re.escape(stem)}_(?!.*_?(checkpoint|PREV)\.pkl)")
+    kept = [path for path in now if earlier.match(path) and path not in new]
+    return [*sorted(kept), *sorted(new)]
 
 
 def _refuse(grading, error):

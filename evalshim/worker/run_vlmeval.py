@@ -121,13 +121,13 @@ def run(job):
 
 
 def speed_up():
-    """Take upstream's own waits from it. Where it is not as these patches know it, it runs
-    without them, slower."""
+    """Take upstream's own waits from it, and what keeps cells from running side by side. Where
+    it is not as these patches know it, it runs without them, slower."""
     from . import connections  # `requests` comes with upstream
 
     patches = (
         fan_out.install, fan_out.build_prompts_when_due, pace.install, connections.keep,
-        whole_files.write_whole,
+        whole_files.write_whole, whole_files.keep_circular_apart,
     )  # fmt: skip
     for patch in patches:
         try:

@@ -106,11 +106,14 @@ def data(folder: Path, backend: str) -> dict[str, Any]:
     if backend == "opencompass":
         path = folder / "twenty.jsonl"
         lines = [json.dumps({"question": question(k), **options(k)}) for k in range(N)]
-        path.write_text("\n".join(lines) + "\n")
+        if not path.exists():  # others may read it
+            path.write_text("\n".join(lines) + "\n")
         return {"name": "twenty", "path": str(path), "format": "opencompass_mcq"}
     columns = ["index", "image", "question", *options(0)]
     table = [[k, as_base64(picture()), question(k), *options(k).values()] for k in range(N)]
-    path = tsv(folder / "twenty.tsv", columns, table)
+    path = folder / "twenty.tsv"
+    if not path.exists():  # others may read it
+        tsv(path, columns, table)
     return {"name": "twenty", "path": str(path), "format": "mcq"}
 
 

@@ -17,9 +17,11 @@ import pytest
 
 from evalshim.demo import answers
 from evalshim.demo.endpoint import Endpoint
+from tests.conftest import as_base64, picture
 
 from . import chaos
 from .conftest import SHIM, shim
+from .own_data import tsv
 
 PARALLEL = 4
 # `make chaos` wants more.
@@ -346,6 +348,46 @@ def test_what_ends_a_process_ends_its_cell_alone(tmp_path: Path, code: str, said
     found = {r["dataset"]: r for r in json.loads(done.stdout)["rows"]}
     assert (found["dies"]["status"], found["lives"]["status"]) == ("failed", "scored")
     assert said in found["dies"]["error"]
+
+
+def test_a_kill_behind_the_grading_leaves_the_verdicts(tmp_path: Path, counting: Counting) -> None:
+    """Whether upstream grades again (multiple choice) or takes what is there (yes or no)."""
+    plugin = tmp_path / "killed.py"
+    plugin.write_text(
+        "import os\n"
+        "from vlmeval.dataset import CustomTextMCQDataset, ImageYORNDataset\n"
+        "def killed(evaluate):\n"
+        "    def evaluated(self, *args, **kwargs):\n"
+        "        found = evaluate(self, *args, **kwargs)\n"
+        "        flag = f'{os.path.dirname(__file__)}/{self.dataset_name}.killed'\n"
+        "        if not os.path.exists(flag):\n"
+        "            open(flag, 'w').close()\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        return found\n"
+        "    return evaluated\n"
+        "for one in (CustomTextMCQDataset, ImageYORNDataset): one.evaluate = killed(one.evaluate)\n"
+    )
+    (tmp_path / "two.tsv").write_text(
+        "index\tquestion\tA\tB\tanswer\n1\tWhich?\tcat\tdog\tA\n2\tWhich one?\tcat\tdog\tB\n"
+    )
+    seen = as_base64(picture())
+    rows = [["1", seen, "Is it? yes or no", "Yes"], ["2", seen, "Is it not? yes or no", "No"]]
+    tsv(tmp_path / "whether.tsv", ["index", "image", "question", "answer"], rows)
+    yes = str(tmp_path / "whether.tsv")
+    whether = {"name": "whether", "path": yes, "class": "ImageYORNDataset"}
+    sets = [{"name": "two", "path": str(tmp_path / "two.tsv")}, whether]
+    path = _config(tmp_path, counting.endpoint, *sets, plugins=[str(plugin)])
+    assert shim("run", path, "--no-preflight", cwd=tmp_path).returncode == 1
+    assert {s["correct"] for s in chaos.samples(tmp_path)} <= {None}
+    asked = counting.reset()
+
+    done = shim("resume", "--no-preflight", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert counting.reset() == 0 < asked
+    found = {(s["dataset"], s["index"]): s["correct"] for s in chaos.samples(tmp_path)}
+    assert len(found) == 4
+    assert None not in found.values()
 
 
 def test_cells_that_had_not_begun_get_a_fresh_worker(tmp_path: Path) -> None:

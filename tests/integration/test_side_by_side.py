@@ -22,6 +22,7 @@ import evalshim
 from evalshim import envs, housekeeping, locks
 from evalshim.demo.endpoint import Endpoint
 from evalshim.errors import ConfigError
+from tests.conftest import as_base64, picture
 
 from .conftest import SHIM, bodies, shim
 
@@ -289,3 +290,32 @@ def test_a_run_is_held_while_it_runs_and_nothing_holds_it_when_it_is_killed(
         assert free
     assert shim("runs", "rm", run.id, "--yes", cwd=tmp_path).returncode == 0
     assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_circular_sets_of_one_run_never_read_one_another(tmp_path: Path) -> None:
+    """Upstream sends the table of each through /tmp, under the second of the day."""
+    before = set(Path("/tmp").glob("20*.tsv"))
+    sets = []
+    for number in range(4):
+        # Set 1 has one question, and so on; rotated once each; right where the number is even.
+        table = [["index", "g_index", "question", "A", "B", "answer", "image"]]
+        for group in range(number + 1):
+            for turn in (0, 1_000_000):
+                table.append([str(turn + group), str(group), f"Set {number}, {group}, {turn}?",
+                              "yes", "no", "AB"[number % 2], as_base64(picture())])  # fmt: skip
+        path = tmp_path / f"circular_{number}.tsv"
+        with path.open("w", newline="") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows(table)
+        sets.append({"name": path.stem, "path": str(path)})
+    with Endpoint(answer=lambda messages: "A") as served:
+        model = {"name": "m", "api_base": served.url, "model": "evalshim-demo"}
+        (tmp_path / "eval.json").write_text(json.dumps({"models": [model], "datasets": sets}))
+        run = _ended(_start(Path("eval.json"), tmp_path, "--no-preflight"))
+
+    scores = {r["dataset"]: r["score"] for r in run["rows"] if r["is_primary"]}
+    assert scores == {f"circular_{number}": 1.0 - number % 2 for number in range(4)}
+    samples = [json.loads(line) for line in _samples(tmp_path, run)]
+    graded = [s for s in samples if s["correct"] is not None]
+    assert len(graded) == 1 + 2 + 3 + 4
+    assert set(Path("/tmp").glob("20*.tsv")) == before
+    assert not [*(tmp_path / "outputs" / run["run"]["run_id"]).rglob("*_table.*")]
