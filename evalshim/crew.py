@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +16,55 @@ from evalshim.backends import BACKENDS
 from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
 from evalshim.gate import Gate
-from evalshim.plans import Plan
-from evalshim.spec import BackendName, Cell, Event
+from evalshim.plans import Plan, by_backend
+from evalshim.spec import BackendName, Cell, Event, RunSpec
+
+
+class Early:
+    """Workers that import their upstream while the rest of a run is looked at.
+
+    Each is taken once, by the crew; `close` ends those that were not.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.begun = time.time()
+        self._spawned: dict[BackendName, process.Spawned] = {}
+        for name, cells in by_backend(plan.cells).items() if plan.ready else ():
+            if _imports_alike(plan.spec, cells):
+                env = _environment(plan, name, cells)
+                with contextlib.suppress(EvalshimError):  # which the run will say
+                    python = plan.interpreters[name].python
+                    self._spawned[name] = process.spawn(python, env, importing=name)
+
+    def take(self, name: BackendName) -> process.Spawned | None:
+        return self._spawned.pop(name, None)
+
+    def close(self) -> None:
+        while self._spawned:
+            _, spawned = self._spawned.popitem()
+            process.kill(spawned)
+            spawned.communicate()
+
+
+def _imports_alike(spec: RunSpec, cells: Sequence[Cell]) -> bool:
+    """Whether nothing in a job changes how its worker imports upstream."""
+    served = all(cell.model.api_base for cell in cells)
+    return served and not spec.config and not spec.plugins and spec.gpus == 1
+
+
+def _environment(plan: Plan, name: BackendName, cells: Sequence[Cell]) -> dict[str, str]:
+    """What a worker finds in its environment, keys among it."""
+    env = process.isolated_environment() if plan.interpreters[name].managed else dict(os.environ)
+    keys = _keys(plan.spec, cells)
+    return {**env, **BACKENDS[name].ENVIRONMENT, **{v: key for v, key in keys.items() if key}}
+
+
+def _keys(spec: RunSpec, cells: Sequence[Cell]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for cell in cells:
+        keys.update(variables_of(cell.model))
+        keys.update(variables_of(spec.judge_of(cell.dataset)))
+    return keys
 
 
 class Crew:
@@ -26,6 +74,7 @@ class Crew:
 
     Args:
         upstream: Where the upstreams write, a folder a backend below it.
+        early: Processes for the first worker of each backend.
     """
 
     def __init__(
@@ -34,7 +83,9 @@ class Crew:
         upstream: Path,
         logs: Mapping[BackendName, process.Logs],
         gate: Gate,
+        early: Early | None = None,
     ) -> None:
+        self._early = early
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.running = 0
         self._plan = plan
@@ -56,6 +107,12 @@ class Crew:
         self._threads.append(thread)
         thread.start()
 
+    def launch_all(self, parts: Mapping[BackendName, Sequence[Cell]]) -> None:
+        for name, cells in parts.items():
+            self.launch(name, cells)
+        if self._early:
+            self._early.close()  # a run that goes on may need fewer
+
     def stop(self) -> None:
         """End all workers at once, and whatever they started."""
         for worker in self._workers.values():
@@ -74,18 +131,16 @@ class Crew:
     def _worker(self, name: BackendName, cells: Sequence[Cell]) -> process.Worker:
         spec = self._plan.spec
         folder = self._upstream / name
-        job, extra = BACKENDS[name].prepare(cells, spec, folder, self._plan.earlier)
-        keys: dict[str, str] = {}
-        for cell in cells:
-            keys.update(variables_of(cell.model))
-            keys.update(variables_of(spec.judge_of(cell.dataset)))
-        chosen = self._plan.interpreters[name]
-        env = process.isolated_environment() if chosen.managed else dict(os.environ)
-        gate = {"path": self._gate.path, "endpoints": sorted(self._gate.lanes)}
-        job = {"backend": name, "secrets": sorted(keys), "gate": gate, **job}
-        given = {variable: key for variable, key in keys.items() if key}
+        job = BACKENDS[name].prepare(cells, spec, folder, self._plan.earlier)
+        gate = {"path": self._gate.path, "endpoints": self._gate.most()}
+        job = {"backend": name, "secrets": sorted(_keys(spec, cells)), "gate": gate, **job}
         return process.Worker(
-            chosen.python, job, {**env, **extra, **given}, self._logs[name], self.events.put
+            self._plan.interpreters[name].python,
+            job,
+            _environment(self._plan, name, cells),
+            self._logs[name],
+            self.events.put,
+            self._early.take(name) if self._early else None,
         )
 
     def _run(self, name: BackendName, worker: process.Worker) -> None:

@@ -20,6 +20,7 @@ import heapq
 import itertools
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -42,6 +43,8 @@ _IN_A_ROW = 5
 # Seconds without any answer, where those failures were answers of a kind.
 _SILENT = 3.0
 _LONGEST_PAUSE = 30.0
+# Seconds after which a thread of this process makes room for the gate's.
+_SWITCH = 0.0005
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,10 @@ class Gate:
         self._folder = tempfile.mkdtemp(prefix="evalshim-")
         self.path = str(Path(self._folder) / "gate")
 
+    def most(self) -> dict[str, int]:
+        """How many calls each endpoint gets at a time."""
+        return {endpoint: lane.limits.concurrency for endpoint, lane in self.lanes.items()}
+
     def traffic(self) -> str:
         """What went to the endpoints so far, for a person; empty before the first call."""
         found = [lane.counts for lane in self.lanes.values()]
@@ -274,6 +281,9 @@ class Gate:
     @contextlib.contextmanager
     def open(self) -> Iterator[Gate]:
         """Serve for as long as the block lasts."""
+        interval = sys.getswitchinterval()
+        # Else every turn might wait for 5 ms of what another thread does.
+        sys.setswitchinterval(min(interval, _SWITCH))
         thread = threading.Thread(target=self._loop.run_forever, name="evalshim-gate", daemon=True)
         thread.start()
         # Not on this thread: that of a notebook has a loop of its own under way.
@@ -289,6 +299,7 @@ class Gate:
             server.close()
             self._loop.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            sys.setswitchinterval(interval)
 
     def want(self, caller: _Caller) -> None:
         if self.why_stopped:

@@ -7,6 +7,7 @@ reason; only an interrupt ends a run early.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -23,7 +24,7 @@ import yaml
 
 from evalshim import config, header, kept, phases, process, redaction, results, sweep
 from evalshim.backends import BACKENDS
-from evalshim.crew import Crew
+from evalshim.crew import Crew, Early
 from evalshim.deadlines import Deadlines
 from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
@@ -41,6 +42,13 @@ GRACE = 10.0
 _TICK = 1.0
 
 
+@functools.cache
+def _get_ready_to_collect() -> None:
+    """Import what reads results, while upstream scores: it takes long, and would hold up the
+    gate if it came while calls are made."""
+    threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
+
+
 class LiveRun:
     """A run under way; run.json follows its state.
 
@@ -50,6 +58,7 @@ class LiveRun:
         command: The command line, for run.json.
         begun: When the run was asked for, in seconds since 1970.
         old: What it has already, where a run goes on.
+        early: Workers that were started ahead.
     """
 
     def __init__(
@@ -59,9 +68,11 @@ class LiveRun:
         command: Sequence[str],
         begun: float,
         old: GoingOn | None = None,
+        early: Early | None = None,
     ) -> None:
         self.plan = plan
         self.spans: list[phases.Span] = [("start", begun, time.time())]
+        self._importing_since = early.begun if early else self.spans[0][2]
         self.spec = plan.spec
         self.folder = folder
         self.cells = {cell.id: cell for cell in plan.cells}
@@ -84,7 +95,7 @@ class LiveRun:
             self.spec.patience,
             lambda text: self.crew.events.put(Event("waiting", None, {"message": text})),
         )
-        self.crew = Crew(plan, folder / "upstream", self.logs, self.gate)
+        self.crew = Crew(plan, folder / "upstream", self.logs, self.gate, early)
         self.why_stopped = ""  # before all cells came to their end
         self.deadlines = Deadlines(plan.spec)
         self._kill_at = float("inf")
@@ -110,8 +121,6 @@ class LiveRun:
         self.samples.begin(self.outcomes)
         self._save()
         results.point_latest(self.folder)
-        # What reads the results wants it at the end; now there is time.
-        threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
         data = header.DataNotes(self.plan, lambda: self.crew.events.put(Event("hashed")))
         try:
             with self.gate.open():
@@ -149,8 +158,7 @@ class LiveRun:
         log = (self.folder / "events.jsonl").open("a", encoding="utf-8")
         with log:
             try:
-                for name, part in self.parts.items():
-                    self.crew.launch(name, part)
+                self.crew.launch_all(self.parts)
                 while self.crew.running:
                     try:
                         event = self.crew.events.get(timeout=_TICK)
@@ -194,10 +202,12 @@ class LiveRun:
 
     def _apply(self, event: Event, reporter: Reporter) -> None:
         self.spans += [(name, begun, ended) for name, begun, ended in event.data.get("spans", ())]
+        if event.kind == "progress" and event.data["done"] >= event.data["total"]:
+            _get_ready_to_collect()
         if event.kind == "ready":
             self.header["backends"][event.data["upstream"]].update(event.data)
             # Its interpreter started, too.
-            self.spans.append(("import", self.spans[0][2], time.time()))
+            self.spans.append(("import", self._importing_since, time.time()))
         elif event.kind == "notice":
             self.header["notices"].append(event.data["message"])
         elif event.kind == "ended":

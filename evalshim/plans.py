@@ -179,8 +179,9 @@ def counted(planned: Plan) -> Plan:
             continue
         with tempfile.TemporaryDirectory(prefix="evalshim-") as folder:
             spec = replace(planned.spec, work_dir=Path(folder))
-            job, extra = BACKENDS[name].prepare(there, spec, Path(folder) / "upstream", {})
+            job = BACKENDS[name].prepare(there, spec, Path(folder) / "upstream", {})
             job = {**job, "backend": name, "count": True, "gpus": 1}
+            extra = BACKENDS[name].ENVIRONMENT
             for event in _ask(planned.interpreters[name], job, extra, Path(folder) / "logs"):
                 if event.kind == "counted" and event.cell:
                     counts[event.cell] = event.data

@@ -85,6 +85,48 @@ def describe_exit(code: int) -> str:
     return f"signal {-code}"
 
 
+Spawned = subprocess.Popen[bytes]
+
+
+def spawn(python: str, env: Mapping[str, str], importing: str = "") -> Spawned:
+    """A worker process that waits for its job; meanwhile it imports the upstream `importing`.
+
+    Raises:
+        SetupError: It cannot be started.
+    """
+    argv = [python, str(WORKER)]
+    try:
+        # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
+        process = subprocess.Popen(
+            argv,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SetupError(f"cannot run {python}", str(error)) from error
+    if importing:
+        _send(process, {"import": importing})
+    return process
+
+
+def _send(process: Spawned, document: Mapping[str, Any]) -> None:
+    assert process.stdin
+    line = json.dumps(document).encode() + b"\n"
+    # One that died at once has closed the pipe; its exit code tells the rest.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line)
+        process.stdin.flush()
+
+
+def kill(process: Spawned) -> None:
+    """End a worker process and whatever it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Exit:
     """How a worker ended. `clean` is false where it died before its last event."""
@@ -97,6 +139,9 @@ class Worker:
     """A worker process: a job in, events out, what upstream prints to log files.
 
     See `worker/__main__.py` for the contract.
+
+    Args:
+        spawned: A process that waits for the job, of this `python` and `env`; default: a new one.
     """
 
     def __init__(
@@ -106,13 +151,15 @@ class Worker:
         env: Mapping[str, str],
         logs: Logs,
         on_event: Callable[[Event], None],
+        spawned: Spawned | None = None,
     ) -> None:
-        self._argv = [python, str(WORKER)]
+        self._python = python
+        self._spawned = spawned
         self._job = job
         self._env = dict(env)
         self._logs = logs
         self._on_event = on_event
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Spawned | None = None
         self._stopped = False
         self._lock = threading.Lock()
 
@@ -131,30 +178,17 @@ class Worker:
             "hidden": redaction.pattern(secrets),
             "hidden_in_answers": redaction.pattern(redaction.unmistakable(secrets)),
         }
-        job = json.dumps({**self._job, **hidden}).encode() + b"\n"
-        # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
+        job = {**self._job, **hidden}
+        json.dumps(job)  # before there is a process that would wait for it
         with self._lock:
             if self._stopped:
                 return Exit(-signal.SIGKILL, False)
-            try:
-                self._process = process = subprocess.Popen(
-                    self._argv,
-                    env=self._env,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise SetupError(f"cannot run {self._argv[0]}", str(error)) from error
+            self._process = process = self._spawned or spawn(self._python, self._env)
         assert process.stdin and process.stdout and process.stderr
         threading.Thread(target=self._reap, daemon=True).start()
         pump = threading.Thread(target=self._logs.pump, args=(process.stderr,), daemon=True)
         pump.start()
-        # A worker that died at once has closed the pipe; its exit code tells the rest.
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(job)
-            process.stdin.flush()
+        _send(process, job)
         clean = False
         for line in process.stdout:
             event = _event(line, self._logs.secrets)
@@ -180,8 +214,7 @@ class Worker:
         with self._lock:
             self._stopped = True
         if self._process:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill(self._process)
 
 
 class Logs:

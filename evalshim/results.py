@@ -6,6 +6,7 @@ The only writer of results.csv, results.json, samples.jsonl and run.json.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -261,7 +262,11 @@ def _harmless_in_a_sheet(value: Any) -> Any:
 
 def to_json(data: Any, indent: int | None = None) -> str:
     """JSON that any reader takes: no NaN, and no half of a surrogate pair as it stands."""
-    text = json.dumps(_finite(data), ensure_ascii=False, indent=indent, default=str)
+    write = functools.partial(json.dumps, ensure_ascii=False, indent=indent)
+    try:
+        text = write(data, allow_nan=False, default=_plain)
+    except ValueError:
+        text = write(_finite(data), default=str)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -334,6 +339,10 @@ def _shown(text: str) -> str:
 def _lines(path: Path) -> list[str]:
     # Not splitlines, which takes U+2028 and its like for the end of a line.
     return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.exists() else []
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _finite(value: Any) -> Any:

@@ -29,6 +29,7 @@ from evalshim import (
     resumption,
 )
 from evalshim.backends import BACKENDS
+from evalshim.crew import Early
 from evalshim.errors import ConfigError
 from evalshim.live import LiveRun
 from evalshim.plans import Plan
@@ -201,6 +202,7 @@ def execute(
             held.enter_context(locks.held(folder))
             spec = replace(spec, work_dir=folder.parent)
         planned = plans.plan(spec, say=_say)
+        early = held.enter_context(contextlib.closing(Early(planned)))
         looked = readiness.look(planned, endpoints=preflight)
         planned = plans.going_on(looked.require())
         for found in looked.findings:
@@ -211,7 +213,7 @@ def execute(
             folder = _new_run_directory(planned.spec.work_dir)
             held.enter_context(locks.held(folder))
         held.enter_context(_used(planned))
-        run = LiveRun(planned, folder, command, begun, old)
+        run = LiveRun(planned, folder, command, begun, old, early)
         titles = {name: BACKENDS[name].title for name in run.parts}
         shown = sys.stderr.isatty() if terminal is None else terminal
         reporter = progress.for_stream(

@@ -42,7 +42,7 @@ ALLOWED = {
     "evalscope_task": {"readers", *SHARED},
     "compat": {"runs", "results", *SHARED},
     "runs": {
-        "backends", "config", "dialects", "envs", "judge_entries", "live", "locks",
+        "backends", "config", "crew", "dialects", "envs", "judge_entries", "live", "locks",
         "model_entries", "plans", "progress", "readers", "readiness", "results", "resumption",
         *SHARED,
     },

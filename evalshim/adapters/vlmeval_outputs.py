@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,17 +301,15 @@ def _verdict(grade: Any, kind: str) -> bool | None:
 def _images(row: Mapping[Any, Any], pictures: Path | None, run_dir: Path) -> tuple[str, ...]:
     """The pictures of a sample that are files, as upstream unpacks them into `pictures`."""
     found = [Path(name) for name in as_list(str(row.get("image_path") or "")) if name]
+    several: Iterator[Path] = iter(())
     if pictures:
         found = [path if path.is_absolute() else pictures / path for path in found]
         # ImageBaseDataset.dump_image: <index>.png, or <index>_<k>.png where there are several.
         one = [pictures / f"{row['index']}.png"]
         several = (pictures / f"{row['index']}_{k}.png" for k in itertools.count())
         found = found or one
-        if not any(path.is_file() for path in found):
-            found = list(itertools.takewhile(Path.is_file, several))
-    inside = [path.relative_to(run_dir) if path.is_relative_to(run_dir) else path
-              for path in found if path.is_file()]  # fmt: skip
-    return tuple(map(str, inside))
+    found = [p for p in found if p.is_file()] or list(itertools.takewhile(Path.is_file, several))
+    return tuple(str(path).removeprefix(f"{run_dir}{os.sep}") for path in found)
 
 
 def _table(path: Path) -> pd.DataFrame:

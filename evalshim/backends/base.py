@@ -14,6 +14,9 @@ class Backend(Protocol):
     # What people call the upstream.
     title: str
 
+    # What its worker's environment has, beside the caller's.
+    ENVIRONMENT: Mapping[str, str]
+
     # Check what can be checked of the cells before anything is started; ConfigError.
     # Names of the datasets whose samples show pictures.
     def check(self, cells: Sequence[Cell], spec: RunSpec) -> set[str]: ...
@@ -26,11 +29,11 @@ class Backend(Protocol):
     # The folder in which an earlier run kept upstream's answers to a cell; None where it has none.
     def earlier(self, cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None: ...
 
-    # Write what upstream needs below `folder`; give the worker's job and its extra environment.
+    # Write what upstream needs below `folder`; give the worker's job.
     # `earlier` has, by cell, the folder to go on from.
     def prepare(
         self, cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
-    ) -> tuple[dict[str, Any], dict[str, str]]: ...
+    ) -> dict[str, Any]: ...
 
     # Read back what upstream wrote for a cell, given the data of its `finished` event.
     # Paths in the outcome below `run_dir` are relative to it.

@@ -22,6 +22,8 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, Run
 title = "OpenCompass"
 
 # What make_custom_dataset_config (0.5.4) reads of a set in a file.
+ENVIRONMENT: Mapping[str, str] = {}
+
 _OF_FILES = (
     "bot_prompt", "data_type", "evaluator", "evaluator_kwargs", "human_prompt", "infer_method",
     "input_columns", "meta_path", "options", "output_column", "template",
@@ -159,14 +161,14 @@ def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
 
 def prepare(
     cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     config = spec.config
     if config is None:
         config = folder / "config.py"
         config.write_text(opencompass_config.render(cells, spec), encoding="utf-8")
     foreign = predictions.place(cells, spec, folder / "given_predictions")
-    job = {
+    return {
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
         "config": str(config),
         "native": spec.config is not None,
@@ -192,7 +194,6 @@ def prepare(
             for c in cells
         ],
     }
-    return job, {}
 
 
 def _stamp(folder: Path) -> str | None:

@@ -25,6 +25,9 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, own, 
 title = "VLMEvalKit"
 
 # Classes that send messages as OpenAI has them.
+# Upstream's default, xlsx, loses a prediction that begins with a URL (VLMEvalKit#1689).
+ENVIRONMENT: Mapping[str, str] = {"PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
+
 _OPENAI = (None, "CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
 
 
@@ -111,7 +114,7 @@ def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
 
 def prepare(
     cells: Sequence[Cell], spec: RunSpec, folder: Path, earlier: Mapping[str, Path]
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> dict[str, Any]:
     # Upstream finds a custom set by name below $LMUData and unpacks its pictures there;
     # a folder of the run's own keeps two files of one name, and their pictures, apart.
     lmudata = folder / "LMUData"
@@ -121,7 +124,7 @@ def prepare(
             place = lmudata / f"{dataset.target}.tsv"
             answered[dataset.name] = placing.place(dataset.path, dataset.format, place)
     foreign = predictions.place(cells, spec, folder / "predictions")
-    job = {
+    return {
         "plugins": plugin_files.loaded_by(spec.plugins, "vlmeval"),
         "gpus": spec.gpus,
         "verify_data": spec.verify_data,
@@ -155,8 +158,6 @@ def prepare(
             for cell in cells
         ],
     }
-    # Upstream's default, xlsx, loses a prediction that begins with a URL (VLMEvalKit#1689).
-    return job, {"PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
 
 
 def collect(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) -> CellOutcome:

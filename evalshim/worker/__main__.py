@@ -4,7 +4,9 @@
 
 The wire contract
 -----------------
-stdin    One line: the job, a JSON document. Then nothing; when stdin closes, the
+stdin    One line: the job, a JSON document. Before it there may be {"import": "vlmeval" |
+         "opencompass"}: to import that one, as a job over endpoints alone does, until the
+         job is known. Then nothing; when stdin closes, the
          parent is gone and the worker ends itself and its children.
 stdout   Events, one JSON object a line, nothing else but empty lines.
 stderr   Whatever upstream prints on either stream. A line that begins with \\x1e is
@@ -56,12 +58,31 @@ def _package() -> None:
     spec.loader.exec_module(package)
 
 
+def _import_early(upstream: str) -> None:
+    import traceback
+
+    try:
+        if upstream == "vlmeval":
+            from evalshim_worker import run_vlmeval as backend
+        else:
+            from evalshim_worker import run_opencompass as backend
+        backend.import_upstream(True)
+    except Exception:  # the job's own try says it as an event
+        traceback.print_exc()
+
+
 def main() -> None:
     _package()
     from evalshim_worker import channel, transport
 
     channel.claim_stdout()
     job = json.loads(sys.stdin.buffer.readline())
+    if "import" in job:
+        _import_early(job["import"])
+        line = sys.stdin.buffer.readline()
+        if not line:  # there will be none
+            os._exit(0)
+        job = json.loads(line)
     channel.claim_stdin()
     channel.hide(job.get("hidden"), job.get("hidden_in_answers"))
     transport.know(job.get("secrets", ()))

@@ -5,6 +5,7 @@ Its module `api.gpt` posts with `requests`, here by a session that all threads o
 
 import functools
 import http.cookiejar
+import threading
 import time
 
 import requests
@@ -16,6 +17,8 @@ from . import turns
 _MOST = 4096
 # Of the time that a byte may take, the whole answer may take so many.
 _PATIENCE = 4
+
+_local = threading.local()
 
 
 class _Session(requests.Session):
@@ -34,6 +37,18 @@ class _Session(requests.Session):
         if asked not in self._settings:
             self._settings[asked] = super().merge_environment_settings(*_copy(asked))
         return dict(self._settings[asked])
+
+    def send(self, request, **kwargs):
+        """Send what is ready to be sent, when it is its turn."""
+        url, _local.url = _local.url, None
+        if url is None:  # where a call was redirected to, within its turn
+            return super().send(request, **kwargs)
+        with turns.turn(url) as outcome:
+            response = _whole(super().send(request, **kwargs), kwargs.get("timeout"))
+            if response.encoding is None and response.content.isascii():
+                response.encoding = "ascii"  # `text` would guess, for longer than the call takes
+            outcome.learn(response.status_code, response.headers, response.text)
+        return response
 
 
 def _copy(asked):
@@ -70,12 +85,11 @@ class _Requests:
     def post(self, url, **kwargs):
         # Two threads may each make one at the start; one of them is kept.
         session = self._session = self._session or _Session()
-        with turns.turn(url) as outcome:
-            response = _whole(session.post(url, stream=True, **kwargs), kwargs.get("timeout"))
-            if response.encoding is None and response.content.isascii():
-                response.encoding = "ascii"  # `text` would guess, for longer than the call takes
-            outcome.learn(response.status_code, response.headers, response.text)
-        return response
+        _local.url = url
+        try:
+            return session.post(url, stream=True, **kwargs)
+        finally:
+            _local.url = None
 
 
 def keep():

@@ -14,6 +14,7 @@ import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
+from . import turns, unpacking
 from .journal import Journal
 
 _local = threading.local()
@@ -50,14 +51,18 @@ def build_prompts_when_due():
 class _Due:
     """A prompt that is yet to be built."""
 
-    __slots__ = ("args", "build", "kwargs")
+    __slots__ = ("args", "build", "is_built", "kwargs")
 
     def __init__(self, build, args, kwargs):
         self.build, self.args, self.kwargs = build, args, kwargs
+        self.is_built = False
 
     def built(self):
+        unpacking.begin()
         with _building:
-            return self.build(*self.args, **self.kwargs)
+            prompt = self.build(*self.args, **self.kwargs)
+        self.is_built = True
+        return prompt
 
 
 def _with_prompts_built_when_due(infer_data_api):
@@ -66,21 +71,33 @@ def _with_prompts_built_when_due(infer_data_api):
         if any(_draws_lots(owner) for owner in owners):
             return infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
         own = [vars(owner).get("build_prompt") for owner in owners]
-        for owner in owners:
-            owner.build_prompt = _deferred(owner.build_prompt)
+        due = []
         try:
-            return infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
+            with unpacking.behind(model, dataset) as all_written:
+                for owner in owners:
+                    owner.build_prompt = _deferred(owner.build_prompt, due)
+                answers = infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
+                written = all_written and all_written()
+            for prompt in due if all_written else ():
+                # Of what was answered before a kill too: its picture may not be there.
+                if not (written and prompt.is_built):
+                    prompt.built()
+            return answers
         finally:
             for owner, before in zip(owners, own, strict=True):
-                del owner.build_prompt
+                vars(owner).pop("build_prompt", None)
                 if before is not None:
                     owner.build_prompt = before
 
     return infer
 
 
-def _deferred(build_prompt):
-    return lambda *args, **kwargs: _Due(build_prompt, args, kwargs)
+def _deferred(build_prompt, due):
+    def deferred(*args, **kwargs):
+        due.append(_Due(build_prompt, args, kwargs))
+        return due[-1]
+
+    return deferred
 
 
 def _draws_lots(owner):
@@ -111,7 +128,8 @@ def current():
 
 
 def _fan_out(func, tasks, nproc, save, keys):
-    """What upstream's does; beyond it, `func.again(results, done)` names those to do again."""
+    """What upstream's does; beyond it, `func.again(results, done)` names those to do again, and
+    what calls `func.endpoint` is kept ready for it."""
     from vlmeval.smp import dump, load
 
     if keys is not None and len(keys) != len(tasks):
@@ -140,9 +158,10 @@ def _fan_out(func, tasks, nproc, save, keys):
             _local.key = None
 
     again = getattr(func, "again", None)
+    threads = turns.threads_for(getattr(func, "endpoint", None), nproc)
     positions = range(len(tasks))
     while positions:
-        _each(do, positions, nproc)
+        _each(do, positions, threads)
         positions = again(results, positions) if again else ()
     if keys is not None:
         kept.update(zip(keys, results, strict=True))
@@ -153,8 +172,8 @@ def _fan_out(func, tasks, nproc, save, keys):
     return results
 
 
-def _each(do, positions, nproc):
-    """Do each position, `nproc` at a time; the first exception ends it."""
+def _each(do, positions, n_threads):
+    """Do each position, `n_threads` at a time; the first exception ends it."""
     left, lock = iter(positions), threading.Lock()
 
     def some():
@@ -166,8 +185,8 @@ def _each(do, positions, nproc):
             do(position)
 
     # A future a thread, not a sample: those of 100,000 samples weigh as much as their data.
-    with ThreadPoolExecutor(max_workers=nproc) as pool:
-        threads = [pool.submit(some) for _ in itertools.islice(positions, nproc)]
+    with ThreadPoolExecutor(max_workers=n_threads) as pool:
+        threads = [pool.submit(some) for _ in itertools.islice(positions, n_threads)]
         done, _ = wait(threads, return_when=FIRST_EXCEPTION)
         if any(thread.exception() for thread in done):
             left = iter(())

@@ -169,6 +169,7 @@ def _count_answers(model, watch):
     if getattr(model, "is_api", False):
         model.generate_inner = remember
         counted.again = watch.again(no_answer)
+        counted.endpoint = getattr(model, "api_base", None)
     model.generate = counted
 
 

@@ -22,6 +22,7 @@ model (upstream's abbr), results and predictions {abbr: path}, logs {abbr: path 
 log}, groups, whole (the groups over all sets), summary (path or null).
 """
 
+import functools
 import re
 import sys
 import time
@@ -47,8 +48,7 @@ tally = None
 def run(job):
     global tally
     begun = time.monotonic()
-    put_off = job["served"] and not job["plugins"]
-    upstream = api_imports.load("opencompass", _upstream) if put_off else _upstream()
+    upstream = import_upstream(job["served"] and not job["plugins"])
     shared_data.unpack_whole()
     health.announce("opencompass", begun)
     if not plugins.load(job):
@@ -83,6 +83,12 @@ def run(job):
         channel.section()
         tally.fail_rest(error)
     tally.finish(job["arguments"]["work_dir"])
+
+
+@functools.lru_cache(maxsize=1)
+def import_upstream(served):
+    """Upstream's command, with what no endpoint needs put off where all models are `served`."""
+    return api_imports.load("opencompass", _upstream) if served else _upstream()
 
 
 def _upstream():

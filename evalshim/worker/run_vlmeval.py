@@ -26,6 +26,7 @@ and finish (of samples: [[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -34,7 +35,6 @@ import re
 import shutil
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 from . import (
@@ -57,6 +57,7 @@ from . import (
     torchvision_ops,
     transport,
     turns,
+    unpacking,
     whole_files,
 )
 from .grading import JudgeError
@@ -68,12 +69,10 @@ _AT_ONCE = min(4, max(2, os.cpu_count() or 1))
 
 def run(job):
     begun = time.monotonic()
-    torchvision_ops.install()
     ranks.start(job)
     judging.keep_from_models(job["cells"])
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
-    with judging.without_stray_env(), transport.certificates_checked():
-        runner = api_imports.load("vlmeval", load_runner) if served else load_runner()
+    runner = import_upstream(served)
     if job.get("verify_data") == "off":
         _accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
@@ -120,6 +119,14 @@ def run(job):
         channel.section()
 
 
+@functools.lru_cache(maxsize=1)
+def import_upstream(served):
+    """Upstream's run.py, with what no endpoint needs put off where all models are `served`."""
+    torchvision_ops.install()
+    with judging.without_stray_env(), transport.certificates_checked():
+        return api_imports.load("vlmeval", load_runner) if served else load_runner()
+
+
 def speed_up():
     """Take upstream's own waits from it, and what keeps cells from running side by side. Where
     it is not as these patches know it, it runs without them, slower."""
@@ -127,7 +134,7 @@ def speed_up():
 
     patches = (
         fan_out.install, fan_out.build_prompts_when_due, pace.install, connections.keep,
-        whole_files.write_whole, whole_files.keep_circular_apart,
+        whole_files.write_whole, whole_files.keep_circular_apart, unpacking.install,
     )  # fmt: skip
     for patch in patches:
         try:
@@ -192,7 +199,7 @@ def _run_cell(runner, cell, known):
             f"{cell['dataset']} is a dataset of VLMEvalKit's own; name yours otherwise"
         )
     watch = models.Watch(cell)
-    runner.supported_VLM[cell["label"]] = partial(models.build, cell, known, watch)
+    runner.supported_VLM[cell["label"]] = functools.partial(models.build, cell, known, watch)
     runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch)
     for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
         setattr(runner, name, _timed(_upstream(runner, name)))

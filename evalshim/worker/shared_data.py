@@ -13,6 +13,8 @@ import shutil
 import sys
 import uuid
 
+from . import unpacking
+
 
 def write_whole():
     """Files in $LMUData (vlmeval 0.0.20): pictures that are unpacked, of which `read_ok` looks at
@@ -90,8 +92,13 @@ def _one_at_a_time(folder):
 def _unpacking(upstream):
     @functools.wraps(upstream)
     def unpack(base64_string, image_path, *args, **kwargs):
+        if args or kwargs or not unpacking.later(base64_string, image_path):
+            write(base64_string, image_path, *args, **kwargs)
+
+    def write(base64_string, image_path, *args, **kwargs):
         _beside(image_path, lambda path: upstream(base64_string, path, *args, **kwargs))
 
+    unpack.now = write
     return unpack
 
 

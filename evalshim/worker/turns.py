@@ -15,7 +15,7 @@ _MODEL = re.compile(r'"model" ?: ?"([^"\\]+)"')
 
 _local = threading.local()
 _gate = None  # where it listens
-_endpoints = frozenset()  # those that it knows
+_endpoints = {}  # those that it knows: how many calls each gets at a time
 _rank = 0
 _models = {}  # by endpoint, the id by which it answered last
 
@@ -63,7 +63,7 @@ def begin(job):
     """Learn of the gate of a job, if it has one."""
     global _gate, _endpoints
     gate = job.get("gate") or {}
-    _gate, _endpoints = gate.get("path"), frozenset(gate.get("endpoints", ()))
+    _gate, _endpoints = gate.get("path"), gate.get("endpoints", {})
 
 
 def rank(number):
@@ -79,6 +79,13 @@ def endpoint_of(url):
         if base.endswith(tail) and base.removesuffix(tail).rstrip("/") in _endpoints:
             return base.removesuffix(tail).rstrip("/")
     return None
+
+
+def threads_for(url, wanted):
+    """How many threads keep `wanted` calls to `url` in flight: where the gate has no more to give
+    than these, some beside them that get ready for the next turn."""
+    known = _endpoints.get(endpoint_of(url)) if url else None
+    return wanted + max(2, wanted // 8) if known and known <= wanted else wanted
 
 
 @contextlib.contextmanager

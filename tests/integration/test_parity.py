@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
+from PIL import Image
 
 from evalshim.demo.endpoint import Endpoint
 
 from .conftest import DEMO_DATA, bodies, shim
+from .own_data import tsv
 
 LIMIT = 20
 
@@ -74,6 +80,86 @@ def test_vlmevalkit(
     assert samples["shapes"] == dict(
         zip(predictions["index"], predictions["prediction"], strict=True)
     )
+
+
+def _pictures() -> dict[str, bytes]:
+    """Pictures by kind: what their formats keep beside the pixels must not come through."""
+    noise = Image.frombytes("RGB", (150, 120), random.Random(3).randbytes(150 * 120 * 3))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation
+    clear = noise.convert("RGBA")
+    clear.putalpha(noise.convert("L"))
+
+    def saved(picture: Image.Image, form: str, **how: Any) -> bytes:
+        out = io.BytesIO()
+        picture.save(out, form, **how)
+        return out.getvalue()
+
+    return {
+        "comment": saved(noise, "JPEG", comment=b"not to be sent", quality=85),
+        "exif": saved(noise, "JPEG", exif=turned, dpi=(300, 300)),
+        "progressive": saved(noise, "JPEG", progressive=True, subsampling=0),
+        "gray": saved(noise.convert("L"), "JPEG"),
+        "png": saved(noise, "PNG", dpi=(72, 72)),
+        "alpha": saved(clear, "PNG"),
+        "gray and alpha": saved(clear.convert("LA"), "PNG"),
+        "palette": saved(noise.convert("P"), "PNG", transparency=3),
+        "bits": saved(noise.convert("1"), "PNG"),
+        "webp": saved(noise, "WEBP"),
+        "small": saved(noise.resize((20, 30)), "JPEG"),
+        "wide": saved(noise.resize((900, 60)), "PNG"),
+    }
+
+
+@pytest.mark.parametrize("img_size", [-1, 64])
+def test_pictures(
+    tmp_path: Path,
+    environments: dict[str, Path],
+    endpoint: Endpoint,
+    asked: list[dict[str, Any]],
+    config: Callable[..., Path],
+    img_size: int,
+) -> None:
+    """Whether they are read back from the files that upstream unpacks, or sent before those are
+    written; the files are the same."""
+    pictures = _pictures()
+    data = tmp_path / "LMUData"
+    rows = [[i, f"What is {kind}?", "this", "that", "A", base64.b64encode(picture).decode()]
+            for i, (kind, picture) in enumerate(pictures.items())]  # fmt: skip
+    path = tsv(data / "kinds.tsv", ["index", "question", "A", "B", "answer", "image"], rows)
+    served = {
+        "class": "CustomAPIModel",
+        "model": "evalshim-demo",
+        "api_base": f"{endpoint.url}/chat/completions",
+        "key": "EMPTY",
+        "temperature": 0,
+        "img_size": img_size,
+    }
+    direct = tmp_path / "direct.json"
+    kinds = {"class": "CustomMCQDataset", "dataset": "kinds"}
+    direct.write_text(json.dumps({"model": {"m": served}, "data": {"kinds": kinds}}))
+    upstream(
+        [environments["vlmeval"], "-m", "vlmeval", "--config", direct, "--judge", "exact_matching",
+         "--work-dir", tmp_path / "direct"],
+        tmp_path, LMUData=str(data), PRED_FORMAT="tsv",
+    )  # fmt: skip
+    theirs = bodies(asked)
+    asked.clear()
+    given = {"name": "kinds", "path": str(path)}
+    written = config(given, model={"upstream": {"img_size": img_size}}, mode="infer")
+
+    done = shim("run", written, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert len(theirs) == len(pictures)
+    assert bodies(asked) == theirs
+    ours = _files(tmp_path / "outputs/latest/upstream/vlmeval/LMUData/images/kinds")
+    assert ours == _files(data / "images" / "kinds")
+    assert len(ours) == len(pictures)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 _DIRECT = """
