@@ -20,7 +20,7 @@ import psutil
 ENDPOINT = Path(__file__).with_name("endpoint.py")
 HOURS = 3600
 # What of run.json's phases is upstream's; the rest of a run is evalshim's own.
-UPSTREAMS = ("import", "inference", "scoring")
+UPSTREAMS = ("import", "plan", "inference", "scoring")
 _SAMPLED_EVERY = 0.1  # seconds
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +28,10 @@ class _Group(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        # A collection for every few hundred objects that imports make, and one over all of them
+        # at the end, take a fifth of the time that the command itself does.
+        gc.set_threshold(100_000)
+        atexit.register(gc.freeze)
         try:
             return super().invoke(ctx)
         except EvalshimError as error:

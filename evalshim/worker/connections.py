@@ -31,12 +31,26 @@ class _Session(requests.Session):
         for scheme in ("http://", "https://"):
             self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_MOST))
         self._settings = {}
+        self._alike = {}
 
     def merge_environment_settings(self, url, proxies, stream, verify, cert):
         asked = (url, tuple((proxies or {}).items()), stream, verify, cert)
         if asked not in self._settings:
             self._settings[asked] = super().merge_environment_settings(*_copy(asked))
         return dict(self._settings[asked])
+
+    def prepare_request(self, request):
+        """What `requests` makes of a call; of calls alike, all but the body once."""
+        given = (request.params, request.files, request.auth, request.cookies, request.json)
+        if any(given) or any(request.hooks.values()):
+            return super().prepare_request(request)
+        alike = (request.method, request.url, tuple((request.headers or {}).items()))
+        if alike not in self._alike:
+            bare = requests.Request(request.method, request.url, request.headers)
+            self._alike[alike] = super().prepare_request(bare)
+        prepared = self._alike[alike].copy()
+        prepared.prepare_body(request.data, None)
+        return prepared
 
     def send(self, request, **kwargs):
         """Send what is ready to be sent, when it is its turn."""
