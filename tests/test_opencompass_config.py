@@ -303,8 +303,8 @@ def test_the_job_says_whether_all_models_are_behind_endpoints(
     spec = RunSpec(tuple(models), (dataset,))
     cells = [Cell(model.name, model, dataset) for model in models]
 
-    job, _ = BACKENDS["opencompass"].prepare(cells, spec, tmp_path, {})
-    own, _ = BACKENDS["opencompass"].prepare(
+    job = BACKENDS["opencompass"].prepare(cells, spec, tmp_path, {})
+    own = BACKENDS["opencompass"].prepare(
         cells, replace(spec, config=tmp_path / "eval.py"), tmp_path, {}
     )
 

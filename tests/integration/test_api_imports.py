@@ -42,12 +42,15 @@ def run(backend: str, python: Path, folder: Path, **asked: Any) -> tuple[set[str
     with Endpoint() as endpoint:
         model = {"name": "m", "api_base": endpoint.url, "model": "evalshim-demo"}
         planned = plans.plan(config.parse({"models": [model], **asked}))
-        job, env = BACKENDS[backend].prepare(planned.cells, planned.spec, folder / "run", {})
+        job = BACKENDS[backend].prepare(planned.cells, planned.spec, folder / "run", {})
         with subprocess.Popen(
             [python, "-c", WATCHED, folder / "packages", process.WORKER],
             cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**process.isolated_environment(), **env}, text=True, start_new_session=True,
+            env={**process.isolated_environment(), **BACKENDS[backend].ENVIRONMENT}, text=True,
+            start_new_session=True,
         ) as worker:  # fmt: skip
+            if not asked.get("plugins"):  # as a run does, before it knows the job
+                worker.stdin.write(json.dumps({"import": backend}) + "\n")
             worker.stdin.write(json.dumps({"backend": backend, **job}) + "\n")
             worker.stdin.flush()  # and left open: a worker ends with its parent
             events = [json.loads(line) for line in worker.stdout if line.strip()]
