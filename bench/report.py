@@ -68,7 +68,7 @@ def text(cases: Mapping[str, Case], results: Results, header: Mapping[str, str])
     return (
         f"{about}. Minimum / median / maximum of the runs, which took turns; a ratio is that of "
         f"two runs in turn.\n\n{table}\n\nWhere the seconds went, medians; own: evalshim outside "
-        f"upstream's import, inference and scoring.\n\n{where}\n"
+        f"what upstream takes to import, plan, answer and score.\n\n{where}\n"
     )
 
 

@@ -28,20 +28,23 @@ class Early:
 
     def __init__(self, plan: Plan) -> None:
         self.begun = time.time()
-        self._spawned: dict[BackendName, process.Spawned] = {}
+        self._spawned: dict[BackendName, tuple[dict[str, str], process.Spawned]] = {}
         for name, cells in by_backend(plan.cells).items() if plan.ready else ():
             if _imports_alike(plan.spec, cells):
                 env = _environment(plan, name, cells)
                 with contextlib.suppress(EvalshimError):  # which the run will say
                     python = plan.interpreters[name].python
-                    self._spawned[name] = process.spawn(python, env, importing=name)
+                    self._spawned[name] = env, process.spawn(python, env, importing=name)
 
-    def take(self, name: BackendName) -> process.Spawned | None:
-        return self._spawned.pop(name, None)
+    def take(self, name: BackendName, env: Mapping[str, str]) -> process.Spawned | None:
+        """The worker of a backend, if it has this environment: that of a judge whose model is
+        `auto` changes with the answer."""
+        known, spawned = self._spawned.get(name, ({}, None))
+        return self._spawned.pop(name)[1] if spawned and known == env else None
 
     def close(self) -> None:
         while self._spawned:
-            _, spawned = self._spawned.popitem()
+            _, (_, spawned) = self._spawned.popitem()
             process.kill(spawned)
             spawned.communicate()
 
@@ -134,13 +137,14 @@ class Crew:
         job = BACKENDS[name].prepare(cells, spec, folder, self._plan.earlier)
         gate = {"path": self._gate.path, "endpoints": self._gate.most()}
         job = {"backend": name, "secrets": sorted(_keys(spec, cells)), "gate": gate, **job}
+        env = _environment(self._plan, name, cells)
         return process.Worker(
             self._plan.interpreters[name].python,
             job,
-            _environment(self._plan, name, cells),
+            env,
             self._logs[name],
             self.events.put,
-            self._early.take(name) if self._early else None,
+            self._early.take(name, env) if self._early else None,
         )
 
     def _run(self, name: BackendName, worker: process.Worker) -> None:
