@@ -262,11 +262,10 @@ def _harmless_in_a_sheet(value: Any) -> Any:
 
 def to_json(data: Any, indent: int | None = None) -> str:
     """JSON that any reader takes: no NaN, and no half of a surrogate pair as it stands."""
-    write = functools.partial(json.dumps, ensure_ascii=False, indent=indent)
     try:
-        text = write(data, allow_nan=False, default=_plain)
+        text = _encoder(indent).encode(data)
     except ValueError:
-        text = write(_finite(data), default=str)
+        text = json.dumps(_finite(data), ensure_ascii=False, indent=indent, default=str)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -339,6 +338,11 @@ def _shown(text: str) -> str:
 def _lines(path: Path) -> list[str]:
     # Not splitlines, which takes U+2028 and its like for the end of a line.
     return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.exists() else []
+
+
+@functools.cache
+def _encoder(indent: int | None) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=indent, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -300,16 +300,15 @@ def _verdict(grade: Any, kind: str) -> bool | None:
 
 def _images(row: Mapping[Any, Any], pictures: Path | None, run_dir: Path) -> tuple[str, ...]:
     """The pictures of a sample that are files, as upstream unpacks them into `pictures`."""
-    found = [Path(name) for name in as_list(str(row.get("image_path") or "")) if name]
-    several: Iterator[Path] = iter(())
+    found = [str(Path(name)) for name in as_list(str(row.get("image_path") or "")) if name]
+    several: Iterator[str] = iter(())
     if pictures:
-        found = [path if path.is_absolute() else pictures / path for path in found]
+        beside = f"{pictures}{os.sep}"
         # ImageBaseDataset.dump_image: <index>.png, or <index>_<k>.png where there are several.
-        one = [pictures / f"{row['index']}.png"]
-        several = (pictures / f"{row['index']}_{k}.png" for k in itertools.count())
-        found = found or one
-    found = [p for p in found if p.is_file()] or list(itertools.takewhile(Path.is_file, several))
-    return tuple(str(path).removeprefix(f"{run_dir}{os.sep}") for path in found)
+        found = [str(pictures / name) for name in found] or [f"{beside}{row['index']}.png"]
+        several = (f"{beside}{row['index']}_{k}.png" for k in itertools.count())
+    found = [*filter(os.path.isfile, found)] or [*itertools.takewhile(os.path.isfile, several)]
+    return tuple(name.removeprefix(f"{run_dir}{os.sep}") for name in found)
 
 
 def _table(path: Path) -> pd.DataFrame:
