@@ -34,6 +34,29 @@ def upstream(argv: list[object], cwd: Path, **env: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def vlmevalkit(
+    python: Path, folder: Path, dataset: str, url: str, *flags: object, **arguments: Any
+) -> None:
+    """Run VLMEvalKit's own command over `LMUData/<dataset>.tsv` in `folder`; it writes into
+    `direct` there. `arguments` are the model's."""
+    served = {
+        "class": "CustomAPIModel",
+        "model": "evalshim-demo",
+        "api_base": f"{url}/chat/completions",
+        "key": "EMPTY",
+        "temperature": 0,
+        **arguments,
+    }
+    data = {dataset: {"class": "CustomMCQDataset", "dataset": dataset}}
+    path = folder / "direct.json"
+    path.write_text(json.dumps({"model": {"m": served}, "data": data}))
+    upstream(
+        [python, "-m", "vlmeval", "--config", path, "--judge", "exact_matching",
+         "--work-dir", folder / "direct", *flags],
+        folder, LMUData=str(folder / "LMUData"), PRED_FORMAT="tsv",
+    )  # fmt: skip
+
+
 def test_vlmevalkit(
     tmp_path: Path,
     environments: dict[str, Path],
@@ -44,21 +67,7 @@ def test_vlmevalkit(
     data = tmp_path / "LMUData"
     data.mkdir()
     shutil.copy(DEMO_DATA / "shapes.tsv", data / "shapes.tsv")
-    served = {
-        "class": "CustomAPIModel",
-        "model": "evalshim-demo",
-        "api_base": f"{endpoint.url}/chat/completions",
-        "key": "EMPTY",
-        "temperature": 0,
-    }
-    direct = tmp_path / "direct.json"
-    shapes = {"class": "CustomMCQDataset", "dataset": "shapes"}
-    direct.write_text(json.dumps({"model": {"m": served}, "data": {"shapes": shapes}}))
-    upstream(
-        [environments["vlmeval"], "-m", "vlmeval", "--config", direct, "--judge", "exact_matching",
-         "--work-dir", tmp_path / "direct", "--limit", LIMIT],
-        tmp_path, LMUData=str(data), PRED_FORMAT="tsv",
-    )  # fmt: skip
+    vlmevalkit(environments["vlmeval"], tmp_path, "shapes", endpoint.url, "--limit", LIMIT)
     theirs = bodies(asked)
     asked.clear()
 
@@ -127,22 +136,7 @@ def test_pictures(
     rows = [[i, f"What is {kind}?", "this", "that", "A", base64.b64encode(picture).decode()]
             for i, (kind, picture) in enumerate(pictures.items())]  # fmt: skip
     path = tsv(data / "kinds.tsv", ["index", "question", "A", "B", "answer", "image"], rows)
-    served = {
-        "class": "CustomAPIModel",
-        "model": "evalshim-demo",
-        "api_base": f"{endpoint.url}/chat/completions",
-        "key": "EMPTY",
-        "temperature": 0,
-        "img_size": img_size,
-    }
-    direct = tmp_path / "direct.json"
-    kinds = {"class": "CustomMCQDataset", "dataset": "kinds"}
-    direct.write_text(json.dumps({"model": {"m": served}, "data": {"kinds": kinds}}))
-    upstream(
-        [environments["vlmeval"], "-m", "vlmeval", "--config", direct, "--judge", "exact_matching",
-         "--work-dir", tmp_path / "direct"],
-        tmp_path, LMUData=str(data), PRED_FORMAT="tsv",
-    )  # fmt: skip
+    vlmevalkit(environments["vlmeval"], tmp_path, "kinds", endpoint.url, img_size=img_size)
     theirs = bodies(asked)
     asked.clear()
     given = {"name": "kinds", "path": str(path)}
