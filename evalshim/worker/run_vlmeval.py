@@ -215,6 +215,9 @@ def _run_cell(runner, cell, known):
         _copy_earlier(cell, Path(args.work_dir))
     for path in Path(args.work_dir).rglob("*.journal"):
         fan_out.resolve(path.with_suffix(""))  # of a run that was cut short, be it this one
+    for path in Path(args.work_dir).rglob("status.json.lock"):
+        # Of one that was killed: upstream (SoftFileLock, 0.0.20) would wait for it for ever.
+        path.unlink(missing_ok=True)
     watch.go_on(os.path.join(args.work_dir, "seen.jsonl"))
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:

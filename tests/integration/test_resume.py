@@ -379,6 +379,9 @@ def test_a_kill_behind_the_grading_leaves_the_verdicts(tmp_path: Path, counting:
     path = _config(tmp_path, counting.endpoint, *sets, plugins=[str(plugin)])
     assert shim("run", path, "--no-preflight", cwd=tmp_path).returncode == 1
     assert {s["correct"] for s in chaos.samples(tmp_path)} <= {None}
+    # And one that came while upstream held its lock.
+    for held in (tmp_path / "outputs/latest/upstream/vlmeval").rglob("status.json"):
+        held.with_name("status.json.lock").touch()
     asked = counting.reset()
 
     done = shim("resume", "--no-preflight", cwd=tmp_path)
