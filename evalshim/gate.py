@@ -281,9 +281,6 @@ class Gate:
     @contextlib.contextmanager
     def open(self) -> Iterator[Gate]:
         """Serve for as long as the block lasts."""
-        interval = sys.getswitchinterval()
-        # Else every turn might wait for 5 ms of what another thread does.
-        sys.setswitchinterval(min(interval, _SWITCH))
         thread = threading.Thread(target=self._loop.run_forever, name="evalshim-gate", daemon=True)
         thread.start()
         # Not on this thread: that of a notebook has a loop of its own under way.
@@ -291,15 +288,18 @@ class Gate:
             self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=4096),
             self._loop,
         ).result()
+        interval = sys.getswitchinterval()
+        # Else every turn might wait for 5 ms of what another thread does.
+        sys.setswitchinterval(min(interval, _SWITCH))
         try:
             yield self
         finally:
+            sys.setswitchinterval(interval)
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
             server.close()
             self._loop.close()
             shutil.rmtree(self._folder, ignore_errors=True)
-            sys.setswitchinterval(interval)
 
     def want(self, caller: _Caller) -> None:
         if self.why_stopped:

@@ -21,9 +21,9 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, ModelSpec, Needed, Run
 
 title = "OpenCompass"
 
-# What make_custom_dataset_config (0.5.4) reads of a set in a file.
 ENVIRONMENT: Mapping[str, str] = {}
 
+# What make_custom_dataset_config (0.5.4) reads of a set in a file.
 _OF_FILES = (
     "bot_prompt", "data_type", "evaluator", "evaluator_kwargs", "human_prompt", "infer_method",
     "input_columns", "meta_path", "options", "output_column", "template",

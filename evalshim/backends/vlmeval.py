@@ -24,10 +24,10 @@ from evalshim.spec import Cell, CellOutcome, DatasetSpec, Needed, RunSpec, own, 
 
 title = "VLMEvalKit"
 
-# Classes that send messages as OpenAI has them.
 # Upstream's default, xlsx, loses a prediction that begins with a URL (VLMEvalKit#1689).
 ENVIRONMENT: Mapping[str, str] = {"PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"}
 
+# Classes that send messages as OpenAI has them.
 _OPENAI = (None, "CustomAPIModel", "GPT4V", "OpenAIWrapper", "LMDeployAPI")
 
 

@@ -34,8 +34,8 @@ def install():
     open_picture, parse_file = PIL.Image.open, base.parse_file
 
     def opened(fp, *args, **kwargs):
-        data = _held().get(fp) if isinstance(fp, str) else None
-        return open_picture(fp, *args, **kwargs) if data is None else _as_read_back(data)
+        held = _held().get(fp) if isinstance(fp, str) else None
+        return open_picture(fp, *args, **kwargs) if held is None else _as_read_back(held)
 
     def parsed(s):
         return (mimetypes.types_map[".png"], s) if s in _held() else parse_file(s)
@@ -47,10 +47,10 @@ def _held():
     return _local.__dict__.setdefault("held", {})
 
 
-def _as_read_back(data):
+def _as_read_back(base64_string):
     from vlmeval.smp import decode_base64_to_image
 
-    picture = decode_base64_to_image(base64.b64encode(data)).copy()
+    picture = decode_base64_to_image(base64_string).copy()
     # Of a JPEG, its comment would go into the one that is sent.
     picture.info = {}
     return picture
@@ -67,10 +67,9 @@ def later(base64_string, path):
         return False
     from PIL import Image
 
-    data = base64.b64decode(base64_string)
-    if Image.open(io.BytesIO(data)).mode not in _MODES:
+    if Image.open(io.BytesIO(base64.b64decode(base64_string))).mode not in _MODES:
         return False
-    _held()[path] = data
+    _held()[path] = base64_string
     _writers.put((base64_string, path))
     return True
 
