@@ -57,7 +57,7 @@ def _imports_alike(spec: RunSpec, cells: Sequence[Cell]) -> bool:
 
 def _environment(plan: Plan, name: BackendName, cells: Sequence[Cell]) -> dict[str, str]:
     """What a worker finds in its environment, keys among it."""
-    env = process.isolated_environment() if plan.interpreters[name].managed else dict(os.environ)
+    env = process.environment_of(plan.interpreters[name].managed)
     keys = _keys(plan.spec, cells)
     return {**env, **BACKENDS[name].ENVIRONMENT, **{v: key for v, key in keys.items() if key}}
 

@@ -255,7 +255,7 @@ def _ask(
         what: The worker's job: `health` or `catalogue`.
     """
     found: list[Event] = []
-    env = process.isolated_environment() if managed else dict(os.environ)
+    env = process.environment_of(managed)
     with _scratch() as folder:
         logs = process.Logs(folder, what)
         job = {"backend": what, "upstream": backend}

@@ -262,7 +262,7 @@ def _ask(
     """The events of a worker that only looks around."""
     found: list[Event] = []
     folder.mkdir(parents=True, exist_ok=True)
-    env = process.isolated_environment() if chosen.managed else dict(os.environ)
+    env = process.environment_of(chosen.managed)
     logs = process.Logs(folder, "plan")
     ended = process.Worker(chosen.python, job, {**env, **extra}, logs, found.append).run()
     if not ended.clean:

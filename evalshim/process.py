@@ -71,6 +71,11 @@ def run(
     return done.stdout
 
 
+def environment_of(managed: bool) -> dict[str, str]:
+    """The environment of a worker: ours, isolated where we made its interpreter's."""
+    return isolated_environment() if managed else dict(os.environ)
+
+
 def isolated_environment() -> dict[str, str]:
     """Our environment without what would leak packages into another interpreter."""
     return {k: v for k, v in os.environ.items() if k not in _FOREIGN}
