@@ -28,7 +28,8 @@ from evalshim.crew import Crew, Early
 from evalshim.deadlines import Deadlines
 from evalshim.endpoints import variables_of
 from evalshim.errors import EvalshimError
-from evalshim.gate import TOKENS, Budget, Gate, limits_of
+from evalshim.gate import Gate
+from evalshim.lanes import TOKENS, Budget, limits_of
 from evalshim.plans import Plan, by_backend
 from evalshim.progress import Reporter
 from evalshim.results import RunResult

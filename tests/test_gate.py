@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from evalshim.gate import Budget, Gate, Lane, Limits, limits_of
+from evalshim.gate import Gate
+from evalshim.lanes import Budget, Lane, Limits, limits_of
 from evalshim.spec import Cell, DatasetSpec, JudgeSpec, ModelSpec, RunSpec
 
 URL = "http://h/v1"

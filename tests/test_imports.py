@@ -28,7 +28,8 @@ ALLOWED = {
     "digests": set(),
     "locks": {"errors"},
     "endpoints": SHARED,
-    "gate": {"spec"},
+    "gate": {"lanes"},
+    "lanes": {"spec"},
     "phases": set(),
     "deadlines": {"spec"},
     "resumption": {"config", "digests", "earlier", "envs", "kept", "plans", *SHARED},
@@ -47,8 +48,9 @@ ALLOWED = {
         *SHARED,
     },
     "live": {
-        "backends", "config", "crew", "deadlines", "endpoints", "gate", "header", "kept", "phases",
-        "plans", "process", "progress", "redaction", "results", "resumption", "sweep", *SHARED,
+        "backends", "config", "crew", "deadlines", "endpoints", "gate", "header", "kept", "lanes",
+        "phases", "plans", "process", "progress", "redaction", "results", "resumption", "sweep",
+        *SHARED,
     },
     "plans": {
         "adapters", "backends", "earlier", "envs", "process", "redaction", "secret_values",
