@@ -239,10 +239,8 @@ def later(text: str, k: int | None, before: int) -> Said:
     return Said(guess(k or 0))
 
 
-def wordy_later(text: str, k: int | None, before: int) -> Said:
-    if k == 2 and not before:
-        return Said("not yet", status=400)
-    return wordily(text, k, before)
+def wordy_with_a_gap(text: str, k: int | None, before: int) -> Said:
+    return Said("not yet", status=400) if k == 2 else wordily(text, k, before)
 
 
 def wordily(text: str, k: int | None, before: int) -> Said:
@@ -255,17 +253,23 @@ def verdict(text: str, k: int | None, before: int) -> Said:
 
 # What they are asked.
 
+PETS_OPTIONS = ["red", "green", "blue", "white"]
+ARC_C = ["oak", "elm", "ash", "fir"]
+ARC_E = ["copper", "silver", "gold", "tin"]
+
 
 def pets(path: Path, first: int = 0) -> Path:
     columns = ["index", "image", "question", "A", "B", "C", "D", "answer"]
-    options = ["red", "green", "blue", "white"]
-    lines = [[k, picture(k), f"What is number {k}?", *options, letter(k)] for k in range(first, N)]
+    lines = [[k, picture(k), f"What is number {k}?", *PETS_OPTIONS, letter(k)] for k in range(first, N)]
     return tsv(path, columns, lines)
 
 
 def arc(folder: Path) -> None:
-    """OpenCompass's ARC: two sets of six and of four questions."""
-    for place, count in (("ARC-c/ARC-Challenge-Dev", 6), ("ARC-e/ARC-Easy-Dev", 4)):
+    """OpenCompass's ARC: two sets of six and of four questions, with options of their own."""
+    for place, count, options in (
+        ("ARC-c/ARC-Challenge-Dev", 6, ARC_C),
+        ("ARC-e/ARC-Easy-Dev", 4, ARC_E),
+    ):
         jsonl(
             folder / "data" / "ARC" / f"{place}.jsonl",
             [
@@ -274,7 +278,7 @@ def arc(folder: Path) -> None:
                     "question": {
                         "stem": f"What is number {k}?",
                         "choices": [
-                            {"text": t, "label": c} for t, c in zip("wxyz", "ABCD", strict=True)
+                            {"text": t, "label": c} for t, c in zip(options, "ABCD", strict=True)
                         ],
                     },
                     "answerKey": letter(k),
@@ -820,14 +824,10 @@ class TestRetries:
 
     def test_it_was_asked_after_the_others(self, patient: Ran, home: Home) -> None:
         calls = home.voices["later"].calls
-        # ARC's two sets have the same questions: to the second number 2 is answered at once.
-        for of_pets in (True, False):
-            own = [c["sample"] for c in calls if ("red" in c["text"]) is of_pets]
-            assert Counter(own) == (
-                {0: 1, 1: 1, 2: 2, 3: 1} if of_pets else {0: 2, 1: 2, 2: 3, 3: 2}
-            )
-            again = own.index(2, own.index(2) + 1)
-            assert {*own[:again]} == {0, 1, 2, 3}
+        for option in (PETS_OPTIONS[0], ARC_C[0], ARC_E[0]):
+            own = [c["sample"] for c in calls if option in c["text"]]
+            assert sorted(own) == [0, 1, 2, 2, 3]
+            assert own[-1] == 2
 
 
 # Judges.
@@ -846,7 +846,7 @@ def add_judges(home: Home) -> None:
             home.voices.add(name, Voice(verdict, id=name, key=key))
     if "wordy" not in home.voices.of:
         home.voices.add("wordy", Voice(wordily))
-        home.voices.add("wordy-later", Voice(wordy_later))
+        home.voices.add("wordy-with-a-gap", Voice(wordy_with_a_gap))
 
 
 def no_trace_of(home: Home, key: str, ran: Ran) -> None:
@@ -899,7 +899,7 @@ def judged(home: Home, environments: dict[str, Path]) -> tuple[Ran, EnvFiles]:
     for dataset in datasets:
         if dataset["judge"] is None:
             del dataset["judge"]
-    models = [home.model("wordy"), home.model("late", "wordy-later")]
+    models = [home.model("wordy"), home.model("gap", "wordy-with-a-gap")]
     config = home.config("judged", models, datasets, judge=of_run, retries=0)
     [package] = environments["vlmeval"].parents[1].glob("lib/python3.*/site-packages")
     with EnvFiles(home.folder, folder, package) as watched:
@@ -944,15 +944,21 @@ class TestJudges:
     def test_no_env_file_is_ever_written(self, judged: tuple[Ran, EnvFiles]) -> None:
         assert judged[1].seen == set()
 
-    @pytest.mark.parametrize("dataset", ["mcq_run", "oc_run"])
     def test_without_retries_what_failed_is_not_asked_again(
-        self, judged: tuple[Ran, EnvFiles], dataset: str
+        self, judged: tuple[Ran, EnvFiles], home: Home
     ) -> None:
+        asked = Counter(call["sample"] for call in home.voices["wordy-with-a-gap"].calls)
+        n_sets = 5
+
+        assert judged[0].done.returncode == 1
+        assert asked == dict.fromkeys(range(GRADED), n_sets)
+
+    @pytest.mark.parametrize("dataset", ["mcq_run", "mcq_own", "mcq_none", "oc_run", "oc_own"])
+    def test_what_failed_is_counted(self, judged: tuple[Ran, EnvFiles], dataset: str) -> None:
         ran = judged[0]
 
-        assert ran.done.returncode == 1
-        assert ran.primary("late", dataset)["n_failed"] == 1
-        [failed] = [s for s in ran.of("late", dataset).values() if s["prediction"] is None]
+        assert ran.primary("gap", dataset)["n_failed"] == 1
+        [failed] = [s for s in ran.of("gap", dataset).values() if s["prediction"] is None]
         assert "number 2" in failed["question"]
         assert "400" in failed["error"] and "not yet" in failed["error"]
 
