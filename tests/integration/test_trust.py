@@ -260,7 +260,8 @@ ARC_E = ["copper", "silver", "gold", "tin"]
 
 def pets(path: Path, first: int = 0) -> Path:
     columns = ["index", "image", "question", "A", "B", "C", "D", "answer"]
-    lines = [[k, picture(k), f"What is number {k}?", *PETS_OPTIONS, letter(k)] for k in range(first, N)]
+    asked = [f"What is number {k}?" for k in range(N)]
+    lines = [[k, picture(k), asked[k], *PETS_OPTIONS, letter(k)] for k in range(first, N)]
     return tsv(path, columns, lines)
 
 
