@@ -6,20 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-WORKER = Path(__file__).parents[1] / "evalshim" / "worker"
+from tests.worker_package import AS_WORKER
 
 # As `__main__` begins, with a job of our own instead of an upstream's.
 _BEGIN = """
-import importlib.util, json, os, signal, sys, threading, time
-place = sys.argv[1]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-)
-package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+import signal, threading, time
 from evalshim_worker import channel, forks
 channel.claim_stdout()
 channel.claim_stdin()
@@ -36,7 +29,7 @@ def _work(code: str) -> tuple[str, str]:
     """What reached stdout and stderr of a worker; its stdin stays open, as its parent is there."""
     reading, writing = os.pipe()
     done = subprocess.run(
-        [sys.executable, "-c", _BEGIN + code, str(WORKER)],
+        [sys.executable, "-c", AS_WORKER + _BEGIN + code],
         stdin=reading,
         capture_output=True,
         text=True,
@@ -116,7 +109,7 @@ def test_a_child_of_a_child_does_not_hold_it() -> None:
         "os.killpg(0, 9) if os.getpgrp() == os.getpid() else None\n"
     )
     done = subprocess.Popen(
-        [sys.executable, "-c", _BEGIN + code, str(WORKER)],
+        [sys.executable, "-c", AS_WORKER + _BEGIN + code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

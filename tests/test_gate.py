@@ -19,6 +19,7 @@ import pytest
 from evalshim.gate import Gate
 from evalshim.lanes import Budget, Lane, Limits, limits_of
 from evalshim.spec import Cell, DatasetSpec, JudgeSpec, ModelSpec, RunSpec
+from evalshim.worker import turns
 
 URL = "http://h/v1"
 
@@ -155,6 +156,27 @@ def test_the_limits_of_an_endpoint_are_of_all_that_call_it() -> None:
     found = limits_of([Cell("1", fast, dataset), Cell("2", slow, dataset)], spec)
 
     assert found == {URL: Limits(5, 30), "http://j/v1": Limits(3, 100)}
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted", "threads"),
+    [
+        ("/v1/chat/completions", 16, 18),
+        ("/v1/", 64, 72),
+        # The gate has more to give, to other models: one more would be one more call of this one.
+        ("/v1/chat/completions", 15, 15),
+        ("/another/v1", 16, 16),
+    ],
+)
+def test_threads_get_ready_beside_those_that_call_only_where_the_gate_holds_them_back(
+    path: str, wanted: int, threads: int
+) -> None:
+    gives = 16 if wanted < 64 else 64
+    turns.begin({"gate": {"path": "", "endpoints": {URL: gives}}})
+    try:
+        assert turns.threads_for(f"http://h{path}", wanted) == threads
+    finally:
+        turns.begin({})
 
 
 class Caller:

@@ -31,13 +31,13 @@ from evalshim.demo.endpoint import Endpoint
 from evalshim.errors import ConfigError
 from evalshim.results import RunResult
 from tests.conftest import HEEDED, as_base64, picture
+from tests.worker_package import AS_WORKER, WORKER
 
 from . import own_data
 from .conftest import of_the_run
 from .own_data import audio, image, jsonl, put, tsv, user
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "bleu_rouge.json").read_text("utf-8"))
-WORKER = Path(evalshim.__file__).parent / "worker"
 Asked = list[dict[str, Any]]
 Messages = list[dict[str, Any]]
 
@@ -1262,13 +1262,6 @@ def test_no_cell_is_executed_in_a_process_that_is_not_forked(
 
 
 HONEST = """
-import importlib.util, json, os, sys
-here = sys.argv[1]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(here, "__init__.py"), submodule_search_locations=[here])
-package = importlib.util.module_from_spec(spec)
-sys.modules["evalshim_worker"] = package
-spec.loader.exec_module(package)
 from vlmeval.smp import istype, toliststr
 lists = ["['a', 'b']", '["a", 1, 2.5, None, True]', "[]", "[-1, +2, 3/4, 2**10]", "plain",
          "[[1, 2], (3,), {4: 'x'}]", "['it\\\\'s']", "[1e400, 0x1F, 1_000]", ["x", 1], "a]", "[a"]
@@ -1307,7 +1300,7 @@ def test_honest_cells_are_read_as_upstream_reads_them(
     tmp_path: Path, environments: dict[str, Path]
 ) -> None:
     done = subprocess.run(
-        [environments["vlmeval"], "-c", HONEST, WORKER],
+        [environments["vlmeval"], "-c", AS_WORKER + HONEST],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -18,29 +18,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import evalshim
 from evalshim import envs, housekeeping, locks
 from evalshim.demo.endpoint import Endpoint
 from evalshim.errors import ConfigError
 from tests.conftest import as_base64, picture
+from tests.worker_package import AS_WORKER
 
 from .conftest import SHIM, bodies, shim
 
 Config = Callable[..., Path]
 PICTURES = 6
-WORKER = Path(evalshim.__file__).parent / "worker"
-WORKERS = """
-import importlib.util, json, os, sys
-here, folder, patched = sys.argv[1:]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(here, "__init__.py"), submodule_search_locations=[here])
-package = importlib.util.module_from_spec(spec)
-sys.modules["evalshim_worker"] = package
-spec.loader.exec_module(package)
-"""
 # What stands at a file's place when the library that writes it for upstream has just begun;
 # and what in the end, and after a download that broke.
 WRITING = """
+folder, patched = sys.argv[1:]
 import base64, importlib, io, urllib.request
 from evalshim_worker import api_imports, shared_data, torchvision_ops
 torchvision_ops.install()
@@ -152,7 +143,7 @@ def test_files_that_runs_share_are_written_whole(
 ) -> None:
     (tmp_path / "lmudata").mkdir()
     done = subprocess.run(
-        [environments["vlmeval"], "-c", WORKERS + WRITING, WORKER, tmp_path / "lmudata", how],
+        [environments["vlmeval"], "-c", AS_WORKER + WRITING, tmp_path / "lmudata", how],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -168,6 +159,7 @@ def test_files_that_runs_share_are_written_whole(
 
 # Fetches a set of data as upstream does; whether its folder stands there while it is unpacked.
 FETCHING = """
+folder, patched = sys.argv[1:]
 import hashlib, zipfile
 os.environ["COMPASS_DATA_CACHE"] = folder
 from evalshim_worker import shared_data
@@ -199,10 +191,10 @@ def test_a_folder_of_data_is_fetched_whole_and_once(
         for number in range(200):
             archive.writestr(f"pets/{number}.jsonl", "{}\n" * 1000)
     (tmp_path / "cache" / "data" / "birds").mkdir(parents=True)
-    code, cache = WORKERS + FETCHING, tmp_path / "cache"
+    code, cache = AS_WORKER + FETCHING, tmp_path / "cache"
     processes = [
         subprocess.Popen(
-            [environments["opencompass"], "-c", code, WORKER, cache, how],
+            [environments["opencompass"], "-c", code, cache, how],
             cwd=tmp_path, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )

@@ -21,11 +21,10 @@ import pytest
 
 from bench.measure import Endpoint as Bare
 from evalshim.demo.endpoint import Endpoint
+from tests.worker_package import AS_WORKER, WORKER
 
 from . import chaos, opencompass_data
 from .conftest import SHIM, of_the_run, shim
-
-WORKER = Path(__file__).parents[2] / "evalshim" / "worker"
 
 
 def _questions(path: Path, rows: int, kind: str = "cat") -> dict[str, str]:
@@ -136,17 +135,11 @@ def test_no_set_of_opencompass_starts_an_interpreter(tmp_path: Path) -> None:
 
 # What a process writes, as Linux counts it, while it does N samples.
 _WRITTEN = """
-import importlib.util, os, sys
-place, n, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-)
-package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+n, folder = int(sys.argv[1]), sys.argv[2]
 from evalshim_worker import fan_out
 import vlmeval.inference
 from vlmeval.utils import mp_util
-if sys.argv[4] == "ours":
+if sys.argv[3] == "ours":
     fan_out.install()
 def written():
     with open("/proc/self/io") as file:
@@ -168,7 +161,7 @@ def test_what_is_written_while_samples_are_answered_grows_as_they_do(
         folder = tmp_path / whose
         folder.mkdir(exist_ok=True)
         done = subprocess.run(
-            [environments["vlmeval"], "-c", _WRITTEN, WORKER, str(n), folder, whose],
+            [environments["vlmeval"], "-c", AS_WORKER + _WRITTEN, str(n), folder, whose],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return int(done.stdout.partition("WRITTEN ")[2].split()[0])
@@ -307,13 +300,6 @@ def test_prompts_are_built_when_their_call_is_due_unless_lots_are_drawn(
 
 
 _ANOTHER_VERSION = """
-import importlib.util, os, sys
-place = sys.argv[1]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-)
-package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
 import vlmeval.api.gpt
 import vlmeval.inference
 from evalshim_worker import run_vlmeval
@@ -329,7 +315,9 @@ def test_an_upstream_of_another_version_runs_without_what_was_written_for_this_o
     environments: dict[str, Path],
 ) -> None:
     done = subprocess.run(
-        [environments["vlmeval"], "-c", _ANOTHER_VERSION, WORKER], capture_output=True, text=True
+        [environments["vlmeval"], "-c", AS_WORKER + _ANOTHER_VERSION],
+        capture_output=True,
+        text=True,
     )
 
     assert done.returncode == 0, done.stderr

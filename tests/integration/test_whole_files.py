@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).parents[2] / "evalshim" / "worker"
+from tests.worker_package import AS_WORKER
 
 # A table whose last cell kills the process that writes it.
 _KILLED = """
-import importlib.util, os, sys
-place, folder, whose = sys.argv[1:]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-)
-package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+folder, whose = sys.argv[1:]
 from evalshim_worker import whole_files
 import pandas as pd
 import vlmeval.smp
@@ -41,7 +35,7 @@ def test_a_table_that_a_kill_cuts_short_is_what_it_was(
     tmp_path: Path, environments: dict[str, Path], whose: str
 ) -> None:
     done = subprocess.run(
-        [environments["vlmeval"], "-c", _KILLED, WORKER, tmp_path, whose], capture_output=True
+        [environments["vlmeval"], "-c", AS_WORKER + _KILLED, tmp_path, whose], capture_output=True
     )
     assert done.returncode == -9, done.stderr
 
@@ -51,13 +45,7 @@ def test_a_table_that_a_kill_cuts_short_is_what_it_was(
 
 
 _ROUND = """
-import importlib.util, os, sys
-place, folder = sys.argv[1:]
-spec = importlib.util.spec_from_file_location(
-    "evalshim_worker", os.path.join(place, "__init__.py"), submodule_search_locations=[place]
-)
-package = sys.modules["evalshim_worker"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
+[folder] = sys.argv[1:]
 from evalshim_worker import whole_files
 import pandas as pd
 import vlmeval.smp
@@ -77,7 +65,7 @@ for whose in ("upstreams", "ours"):
 def test_every_kind_of_file_is_what_upstream_writes(
     tmp_path: Path, environments: dict[str, Path]
 ) -> None:
-    subprocess.run([environments["vlmeval"], "-c", _ROUND, WORKER, tmp_path], check=True)
+    subprocess.run([environments["vlmeval"], "-c", AS_WORKER + _ROUND, tmp_path], check=True)
 
     names = sorted(p.name for p in tmp_path.iterdir())
     assert [n.replace("ours", "x") for n in names if "ours" in n] == [
