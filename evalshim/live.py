@@ -291,8 +291,10 @@ class LiveRun:
             error=process.redact(outcome.error.strip(), self.secrets),
             n=entry.get("total") if outcome.n is None else outcome.n,
         )
-        with contextlib.suppress(OSError):  # a full disk: the rows are known all the same
+        try:
             self.samples.add(cell.id, outcome.samples)
+        except OSError as error:  # not ended: to go on reads them anew from what upstream wrote
+            outcome = CellOutcome("failed", f"cannot keep its samples: {error}", n=outcome.n)
         self.outcomes[cell.id] = outcome = replace(outcome, samples=())
         entry.update(
             outcome=kept.plain(outcome),

@@ -113,7 +113,7 @@ def test_a_run_is_scored_when_every_set_has_its_file(tmp_path: Path) -> None:
 
 
 def test_memory_is_that_of_all_processes(tmp_path: Path) -> None:
-    child = "import time; held = bytearray(80 * 2**20); time.sleep(1)"
+    child = "import time; held = bytearray(80 * 2**20); time.sleep(4)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
 
     _, _, peaks = timed([systems.SHIM.with_name("python"), "-c", code], tmp_path, {}, memory=True)

@@ -104,9 +104,9 @@ def test_stopping_does_not_wait_for_late_answers() -> None:
         while not faulty.asked:
             time.sleep(0.01)
         begun = time.monotonic()
-    late.join(2)
+    late.join(8)
 
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
     assert not late.is_alive()
 
 

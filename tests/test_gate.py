@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,6 +179,14 @@ def test_threads_get_ready_beside_those_that_call_only_where_the_gate_holds_them
         turns.begin({})
 
 
+def _until(holds: Callable[[], object]) -> None:
+    """Wait for what the gate's own thread does."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class Caller:
     """A thread's connection."""
 
@@ -229,8 +237,8 @@ def test_the_lower_rank_is_first(opened: contextlib.ExitStack) -> None:
     sooner.done()
     assert later.answer() == "go"
     later.done()
-    time.sleep(0.1)
     counts = gate.lanes[URL].counts
+    _until(lambda: counts.tokens_out == 21)
     assert (counts.calls, counts.tokens_in, counts.tokens_out) == (3, 15, 21)
     assert gate.traffic().startswith("3 calls, ")
 
@@ -302,7 +310,7 @@ def test_what_it_waits_for_is_said(opened: contextlib.ExitStack) -> None:
         caller.want()
         assert caller.answer() == "go"
         caller.done(answer)
-        time.sleep(0.05)
+    _until(lambda: said)
     assert said == [
         f"{URL} does not answer (no connection, or none in time): its calls wait, 0.3 s at the most"
     ]
@@ -312,6 +320,7 @@ def test_what_it_waits_for_is_said(opened: contextlib.ExitStack) -> None:
         caller.done("0 - - -")
         time.sleep(0.05)
 
+    _until(lambda: len(said) > 1)
     assert said[-1] == f"{URL} did not answer for 0.3 s: its calls fail from here on"
 
 

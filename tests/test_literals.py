@@ -98,9 +98,9 @@ def _outcome(evaluate: Any, text: str) -> tuple[Any, ...]:
 
 @pytest.fixture
 def soon() -> Iterator[None]:
-    begun = time.monotonic()
+    begun = time.process_time()
     yield
-    assert time.monotonic() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from evalshim import resumption
 from evalshim.live import LiveRun
 from evalshim.plans import Plan
-from evalshim.spec import Cell, CellOutcome, DatasetSpec, Metric, ModelSpec, RunSpec
+from evalshim.progress import Lines
+from evalshim.spec import Cell, CellOutcome, DatasetSpec, Metric, ModelSpec, RunSpec, Sample
 
 MODEL = ModelSpec("m", "m", "http://h/v1")
 DATASET = DatasetSpec("d", "vlmeval", "d")
@@ -67,3 +69,19 @@ def test_a_cell_without_a_score_fails_a_run_whatever_is_allowed(
     run.header["status"] = "finished"
 
     assert run._finish().exit_code == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_cell_whose_samples_cannot_be_kept_has_not_ended(tmp_path: Path) -> None:
+    spec = RunSpec((MODEL,), (DATASET,))
+    planned = Plan(spec, (CELL,), {}, {CELL.id: ()}, {})
+    run = LiveRun(planned, tmp_path, [], time.time())
+    (tmp_path / "samples.jsonl").symlink_to("/dev/full")
+    sample = Sample("r", "vlmeval", "m", "d", "", "1")
+
+    run._end(CELL, CellOutcome("scored", samples=(sample,), n=1), Lines([CELL], {}))
+
+    entry = run.header["cells"][CELL.id]
+    assert (entry["status"], entry["n"]) == ("failed", 1)
+    assert "cannot keep its samples" in entry["error"] and "No space left" in entry["error"]
+    assert resumption.ended(run.header, planned) == {}

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -26,7 +27,7 @@ from evalshim.endpoints import Limits
 from evalshim.preflight import Finding, Target, look
 
 KEY = "sk-canary/4e8d1f+wow"
-QUICK = Limits(connect=2, answer=2)
+QUICK = Limits(connect=10, answer=10)
 COMPLETION = {"choices": [{"message": {"role": "assistant", "content": "OK."}}]}
 HTML = "<!doctype html><html><title>A portal</title>" + "x" * 200
 NOT_FOUND = (404, {"detail": "Not Found"})
@@ -138,12 +139,10 @@ def test_a_sound_endpoint_gets_one_list_and_one_call(
     monkeypatch.setenv("OPENAI_ORG_ID", "of another endpoint")
     seen: list[dict[str, Any]] = []
     with Endpoint(on_request=seen.append) as endpoint:
-        begun = time.monotonic()
         found, disk = look([target(endpoint.url, model="auto", pictures=True)], tmp_path)
-        took = time.monotonic() - begun
 
     assert found.what == f"model m at {endpoint.url}"
-    assert found.detail.startswith(f"serves {MODEL_ID}, takes pictures, 0.")
+    assert re.fullmatch(rf"serves {MODEL_ID}, takes pictures, \d\.\d+ s", found.detail)
     assert (found.problem, found.cure, found.notice) == ("", "", "")
     assert found.model == MODEL_ID
     assert disk.what == f"disk of {tmp_path}"
@@ -158,7 +157,6 @@ def test_a_sound_endpoint_gets_one_list_and_one_call(
     assert body["max_tokens"] == 16
     assert body["messages"][0]["content"][0] == {"type": "text", "text": "Say OK."}
     assert body.keys() == {"model", "messages", "max_tokens"}
-    assert took < 5
 
 
 def test_the_pictures_are_pictures() -> None:
@@ -347,7 +345,7 @@ def test_a_hanging_endpoint_is_given_up(tmp_path: Path) -> None:
         found = one(target(f"http://127.0.0.1:{mute.getsockname()[1]}/v1"), tmp_path, limits)
 
     assert found.problem == "no answer within 0.4 s"
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
 
 
 def test_a_trickling_endpoint_is_left_behind(tmp_path: Path) -> None:
@@ -371,7 +369,7 @@ def test_a_trickling_endpoint_is_left_behind(tmp_path: Path) -> None:
         thread.join(2)
 
     assert found.problem == "no answer within 1.4 s"
-    assert took < 3
+    assert took < 15
 
 
 @pytest.mark.parametrize(
@@ -465,14 +463,17 @@ def test_all_problems_at_once_and_equal_targets_asked_once(serve: Any, tmp_path:
 
 
 def test_endpoints_are_asked_in_parallel(tmp_path: Path) -> None:
+    """None answers before all are asked."""
+    together = threading.Barrier(6)
+
+    def meet(_: dict[str, Any]) -> None:
+        together.wait(30)
+
     with ExitStack() as stack:
-        slow = [stack.enter_context(Endpoint(models=("m",), latency=0.5)) for _ in range(6)]
-        look([], tmp_path)
-        begun = time.monotonic()
-        found = look([target(endpoint.url) for endpoint in slow], tmp_path)
+        all_six = [stack.enter_context(Endpoint(models=("m",), on_request=meet)) for _ in range(6)]
+        found = look([target(endpoint.url) for endpoint in all_six], tmp_path)
 
     assert not any(f.problem for f in found)
-    assert time.monotonic() - begun < 2.5
 
 
 def test_a_work_dir_that_is_a_file(tmp_path: Path) -> None:

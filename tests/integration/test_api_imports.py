@@ -43,9 +43,9 @@ def run(backend: str, python: Path, folder: Path, **asked: Any) -> tuple[set[str
         model = {"name": "m", "api_base": endpoint.url, "model": "evalshim-demo"}
         planned = plans.plan(config.parse({"models": [model], **asked}))
         job = BACKENDS[backend].prepare(planned.cells, planned.spec, folder / "run", {})
-        with subprocess.Popen(
+        with (folder / "worker.log").open("w+") as log, subprocess.Popen(
             [python, "-c", WATCHED, folder / "packages", process.WORKER],
-            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             env={**process.isolated_environment(), **BACKENDS[backend].ENVIRONMENT}, text=True,
             start_new_session=True,
         ) as worker:  # fmt: skip
@@ -54,7 +54,7 @@ def run(backend: str, python: Path, folder: Path, **asked: Any) -> tuple[set[str
             worker.stdin.write(json.dumps({"backend": backend, **job}) + "\n")
             worker.stdin.flush()  # and left open: a worker ends with its parent
             events = [json.loads(line) for line in worker.stdout if line.strip()]
-            assert events[-1]["event"] == "done", worker.stderr.read()
+            assert events[-1]["event"] == "done", (folder / "worker.log").read_text()
     cells = {c.id: c.dataset.name for c in planned.cells}
     finished = {cells[e["cell"]]: e for e in events if e["event"] == "finished"}
     assert finished.keys() == set(cells.values()), events

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,17 @@ from .conftest import shim, without_heeded
 MODELS, JUDGES = 5, 3
 
 
-def test_all_endpoints_are_asked_at_once_and_in_less_than_five_seconds(tmp_path: Path) -> None:
+def test_all_endpoints_are_asked_at_once(tmp_path: Path) -> None:
     # None is answered before all are asked; one after the other they would never be.
     meeting = threading.Barrier(MODELS + JUDGES)
-    times: list[float] = []
+    asked: list[object] = []
 
-    def note(_: dict[str, Any]) -> None:
-        times.append(time.monotonic())
+    def note(request: dict[str, Any]) -> None:
+        asked.append(request)
         meeting.wait(30)
 
     def answer(messages: list[dict[str, Any]]) -> str:
-        times.append(time.monotonic())
+        asked.append(messages)
         return answers.answer(messages)
 
     with without_heeded(), ExitStack() as stack:
@@ -49,5 +48,4 @@ def test_all_endpoints_are_asked_at_once_and_in_less_than_five_seconds(tmp_path:
         done = shim("check", "eval.json", cwd=tmp_path)
 
     assert done.returncode == 0, done.stdout
-    assert len(times) == 2 * (MODELS + JUDGES)
-    assert max(times) - min(times) < 5
+    assert len(asked) == 2 * (MODELS + JUDGES)

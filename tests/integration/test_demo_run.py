@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_the_readme_shows_this_table(demo: Path) -> None:
 
 
 def test_stderr_says_start_and_end_of_every_cell(demo: Path) -> None:
-    lines = (demo / "stderr").read_text().splitlines()
+    said = (demo / "stderr").read_text().splitlines()
+    # How far they are is said of cells that take half a minute.
+    lines = [line for line in said if not re.search(r": \d+ of \d+", line)]
 
     for row in load_run(demo / "outputs" / "latest").rows:
         if row.is_primary:

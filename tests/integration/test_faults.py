@@ -89,7 +89,7 @@ def model(faulty: Faulty, kind: str, share: int) -> dict[str, Any]:
     base = faulty.refused if kind == "refused" else faulty.url(kind, share)
     return {
         "name": name(kind, share), "model": "m", "api_base": base, "key": "EMPTY", "retry": 1,
-        "timeout": 1,
+        "timeout": 2 if kind == "timeout" else 30,
     }  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def write(folder: Path, kind: str, stem: str) -> Path:
             )
             for k in range(N)
         ]
-        path.write_text("\n".join(lines) + "\n")
+        if not path.exists():  # of runs side by side
+            path.write_text("\n".join(lines) + "\n")
         return path
     found: list[list[Any]] = []
     columns = ["index", "image", "category", "question"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -105,7 +106,8 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path, counting: Cou
         answered = Counter((s["dataset"], s["index"]) for s in chaos.samples(folder))
         assert set(answered.values()) == {1}
         calls = counting.reset()
-        assert n <= calls <= n + toll.n * PARALLEL, (calls, n, toll)
+        # In flight, and one or two whose answer had come and was not written yet.
+        assert n <= calls <= n + toll.n * (PARALLEL + 2), (calls, n, toll)
     print(f"{kills} in {rounds} runs")
 
 
@@ -116,11 +118,14 @@ def _begun(folder: Path, words: list[str]) -> subprocess.Popen[str]:
     )
 
     def answered() -> bool:
-        texts = [p.read_text() for p in folder.glob("outputs/*/events.jsonl")]
-        return any('"progress"' in t and '"done": 0' not in t.splitlines()[-1] for t in texts)
+        return bool(re.search(r'"progress".*"done": [1-9]', _events(folder)))
 
     assert chaos.wait_until(answered, 60)
     return command
+
+
+def _events(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("outputs/*/events.jsonl"))
 
 
 def test_an_interrupt_lets_the_calls_in_flight_end(tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_another_data_file_is_refused(tmp_path: Path, counting: Counting) -> Non
 
 
 def test_two_that_go_on_with_one_run_are_told_apart(tmp_path: Path) -> None:
-    with Counting(1.0) as served:
+    with Counting(3.0) as served:
         path = _config(tmp_path, served.endpoint, "demo_gsm8k")
         command = _begun(tmp_path, ["run", str(path), "--no-preflight"])
         second = shim("resume", "--no-preflight", cwd=tmp_path)
@@ -309,7 +314,7 @@ def test_a_cell_that_hangs_fails_and_the_next_goes_on(tmp_path: Path) -> None:
         (tmp_path / f"{name}.tsv").write_text(text)
     with Counting(0.0) as served:
         sets = [{"name": n, "path": str(tmp_path / f"{n}.tsv")} for n in ("hangs", "works")]
-        path = _config(tmp_path, served.endpoint, *sets, stall_timeout=8, plugins=[str(plugin)])
+        path = _config(tmp_path, served.endpoint, *sets, stall_timeout=20, plugins=[str(plugin)])
         done = shim("run", path, "--no-preflight", "--json", cwd=tmp_path)
 
     found = {r["dataset"]: r for r in json.loads(done.stdout)["rows"]}
@@ -399,13 +404,13 @@ def test_cells_that_had_not_begun_get_a_fresh_worker(tmp_path: Path) -> None:
         rows = "".join(f"{i}\tWhich is {name} {i}?\tcat\tdog\tA\n" for i in range(6))
         (tmp_path / f"{name}.tsv").write_text(f"index\tquestion\tA\tB\tanswer\n{rows}")
         sets.append({"name": name, "path": str(tmp_path / f"{name}.tsv")})
-    with Counting(0.5) as served:
+    with Counting(2.0) as served:
         path = _config(tmp_path, served.endpoint, *sets)
         command = _begun(tmp_path, ["run", str(path), "--no-preflight", "--json"])
         [worker] = chaos.children(command.pid)
         os.kill(worker, signal.SIGKILL)
         served.endpoint.latency = 0
-        stdout, stderr = command.communicate(timeout=60)
+        stdout, stderr = command.communicate(timeout=200)
 
     found = {r["dataset"]: r for r in json.loads(stdout)["rows"]}
     assert command.returncode == 1, stderr
@@ -421,10 +426,9 @@ def test_an_endpoint_that_restarts_costs_nothing(tmp_path: Path) -> None:
         path = _config(tmp_path, served.endpoint, "demo_gsm8k", "demo_shapes")
         command = _begun(tmp_path, ["run", str(path), "--no-preflight"])
         served.endpoint.stop()
-        said = threading.Timer(4, served.endpoint.start)
-        said.start()
-        stdout, stderr = command.communicate(timeout=90)
-        said.join()
+        assert chaos.wait_until(lambda: "does not answer" in _events(tmp_path), 50)
+        served.endpoint.start()
+        stdout, stderr = command.communicate(timeout=200)
 
     assert command.returncode == 0, stderr
     assert "does not answer" in stderr

@@ -309,5 +309,7 @@ def test_circular_sets_of_one_run_never_read_one_another(tmp_path: Path) -> None
     samples = [json.loads(line) for line in _samples(tmp_path, run)]
     graded = [s for s in samples if s["correct"] is not None]
     assert len(graded) == 1 + 2 + 3 + 4
-    assert set(Path("/tmp").glob("20*.tsv")) == before
+    # Runs of upstream's own, beside this one, may leave theirs.
+    new = set(Path("/tmp").glob("20*.tsv")) - before
+    assert not [path for path in new if "Set " in path.read_text()]
     assert not [*(tmp_path / "outputs" / run["run"]["run_id"]).rglob("*_table.*")]
