@@ -30,6 +30,7 @@ with read_base():
     from opencompass.configs.datasets.mmlu.mmlu_gen_4d595a import mmlu_datasets as set_1_0
     from opencompass.configs.summarizers.groups.mmlu import mmlu_summary_groups as groups_0
 
+owners = {}
 set_0 = [*set_0_0]
 set_0 = [dict(d, path='/data/my gsm8k', abbr='mine', reader_cfg=dict(d['reader_cfg'], \
 test_range='[:3]')) for d in set_0]
@@ -38,6 +39,8 @@ dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], path='/data/my gsm8k
 reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
 test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
 for d in set_0]
+set_0 = [d if owners.setdefault(d['abbr'], 'mine') == 'mine' \
+else dict(d, abbr=d['abbr'] + '-mine') for d in set_0]
 set_1 = [*set_1_0]
 set_1 = [dict(d, reader_cfg=dict(d['reader_cfg'], test_range='[:3]')) for d in set_1]
 set_1 = [dict(d, eval_cfg=dict(d['eval_cfg'], evaluator=dict(d['eval_cfg']['evaluator'], \
@@ -45,8 +48,8 @@ dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], \
 reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
 test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
 for d in set_1]
-taken = [d['abbr'] for d in set_0]
-set_1 = [dict(d, abbr=d['abbr'] + '-mmlu') if d['abbr'] in taken else d for d in set_1]
+set_1 = [d if owners.setdefault(d['abbr'], 'mmlu') == 'mmlu' \
+else dict(d, abbr=d['abbr'] + '-mmlu') for d in set_1]
 datasets = [*set_0, *set_1]
 cells = {
     'mine': {'datasets': [d['abbr'] for d in set_0], 'groups': [g['name'] for g in []]},
@@ -104,7 +107,7 @@ def test_text() -> None:
 
     text = _render(mine, registry.resolve("mmlu"), limit=3)
     assert text.startswith(GOLDEN)
-    assert list(_values(text)) == ["infer", "eval"]
+    assert list(_values(text)) == ["owners", "infer", "eval"]
     assert [m["abbr"] for m in _models(text)] == ["m"]
 
 

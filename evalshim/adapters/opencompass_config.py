@@ -30,12 +30,19 @@ _CHAT_TEMPLATE = {
 }
 
 
-def render(cells: Sequence[Cell], spec: RunSpec) -> str:
+def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | None = None) -> str:
     """The configuration file that evaluates `cells`.
 
     Beside upstream's own `datasets`, `models`, `infer`, `eval` and `summarizer`
     it defines `cells`, which tells the worker what belongs to which of our datasets:
-    `{name: {'datasets': [abbr, ...], 'groups': [summary group, ...]}}`.
+    `{name: {'datasets': [abbr, ...], 'groups': [summary group, ...]}}`, and `owners`.
+
+    Args:
+        cells: What is left to do of a run.
+        spec: The run.
+        owners: By abbr, the dataset whose results bear it in this run so far. Upstream names
+            results by the `abbr` alone, which two configurations of one set share: the first
+            keeps it, another adds its own name, then and whenever the run is gone on with.
     """
     datasets = list(dict.fromkeys(c.dataset for c in cells))
     models = list({c.model.name: c.model for c in cells}.values())
@@ -52,7 +59,7 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
     if imports:
         lines += ["from mmengine.config import read_base", "", "with read_base():"]
         lines += [f"    {line}" for line in imports]
-    lines.append("")
+    lines += ["", f"owners = {dict(owners or {})!r}"]
     for i, dataset in enumerate(datasets):
         if dataset.format:
             own_set = pformat(_of_file(dataset, spec.limit), width=96, sort_dicts=False)
@@ -61,13 +68,10 @@ def render(cells: Sequence[Cell], spec: RunSpec) -> str:
             parts = [f"*set_{i}_{j}" for j in range(len(dataset.target.split()))]
             lines.append(f"set_{i} = [{', '.join(parts)}]")
             lines += _changes(f"set_{i}", dataset, spec.limit)
-        if i:
-            # Two configurations of one set bear one `abbr`, by which upstream names results.
-            lines.append(f"taken = [d['abbr'] for d in {' + '.join(f'set_{k}' for k in range(i))}]")
-            lines.append(
-                f"set_{i} = [dict(d, abbr=d['abbr'] + {'-' + slug(dataset.name)!r})"
-                f" if d['abbr'] in taken else d for d in set_{i}]"
-            )
+        lines.append(
+            f"set_{i} = [d if owners.setdefault(d['abbr'], {dataset.name!r}) == {dataset.name!r}"
+            f" else dict(d, abbr=d['abbr'] + {'-' + slug(dataset.name)!r}) for d in set_{i}]"
+        )
     lines.append("datasets = [" + ", ".join(f"*set_{i}" for i in range(len(datasets))) + "]")
     lines.append("cells = {")
     for i, dataset in enumerate(datasets):

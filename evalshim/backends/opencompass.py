@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,8 @@ def prepare(
     config = spec.config
     if config is None:
         config = folder / "config.py"
-        config.write_text(opencompass_config.render(cells, spec), encoding="utf-8")
+        owners = _owners([*(path.parent for path in earlier.values()), folder])
+        config.write_text(opencompass_config.render(cells, spec, owners), encoding="utf-8")
     foreign = predictions.place(cells, spec, folder / "given_predictions")
     return {
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
@@ -194,6 +197,15 @@ def prepare(
             for c in cells
         ],
     }
+
+
+def _owners(folders: Iterable[Path]) -> dict[str, str]:
+    """By abbr, the dataset of ours that had it in runs so far; the last of these is right."""
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(folders):
+        with contextlib.suppress(OSError, ValueError):
+            found.update(json.loads((folder / "owners.json").read_text(encoding="utf-8")))
+    return found
 
 
 def _stamp(folder: Path) -> str | None:

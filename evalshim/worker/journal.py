@@ -45,11 +45,11 @@ class Journal:
             text = json.dumps([key, data, True])
         with self._lock:
             if self._file is None:
-                self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - until `remove`
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - until `remove`
                 if self._file.tell():
-                    self._file.write("\n")  # behind half a line
-            self._file.write(text + "\n")
-            self._file.flush()
+                    self._file.write(b"\n")  # behind half a line
+            # Whole, as other processes may add to the same file.
+            self._file.write(f"{text}\n".encode())
 
     def remove(self):
         with self._lock:

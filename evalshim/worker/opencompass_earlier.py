@@ -3,6 +3,7 @@
 Written for opencompass 0.5.4.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from glob import escape, glob
 
 from . import predictions
 from .journal import Journal
+
+_OWNERS = "owners.json"
 
 
 def go_on(job, tally):
@@ -30,6 +33,14 @@ def go_on(job, tally):
         if job["arguments"].get("mode") != "eval":
             _ask_again(tally, model, abbr, os.path.join(folder, "predictions"))
     for part in tally.parts_seen.read().values():
+        if part["cell"] not in tally.parts:
+            continue  # it has ended
+        grading = part["grading"]
+        if grading and (grading["ungraded"] or grading["without"]):
+            # Graded anew; the judge's own journal has what it said.
+            for model, abbr in tally.sets_of(part):
+                _remove(os.path.join(folder, "results", model, f"{abbr}.json"))
+            part = {**part, "grading": None}
         if tally.still_has(part):
             tally.add(part)
     return True
@@ -42,11 +53,14 @@ def _ask_again(tally, model, abbr, folder):
     if (answers := _read(path)) is not None and not _is_whole(answers):
         # Aside until the set is answered anew: a kill must not cost what is there.
         os.replace(path, aside)
-        graded = os.path.join(os.path.dirname(folder), "results", model, f"{abbr}.json")
-        if os.path.exists(graded):
-            os.remove(graded)
+        _remove(os.path.join(os.path.dirname(folder), "results", model, f"{abbr}.json"))
     if (answers := _read(aside)) is not None:
         tally.know(model, abbr, answers)
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _is_json(path):
@@ -82,7 +96,10 @@ def copy_earlier(job, parts, stamp, tally):
     found = False
     for cell in job["cells"]:
         source = (job.get("reuse") or {}).get(cell["id"])
+        owners = owners_in(os.path.dirname(source)) if source else {}
         for abbr in parts[cell["dataset"]]["datasets"] if source else ():
+            if owners.get(abbr, cell["dataset"]) != cell["dataset"]:
+                continue  # another set, which bore the name there
             # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
             folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
             here = escape(os.path.join(source, folder))
@@ -102,6 +119,18 @@ def copy_earlier(job, parts, stamp, tally):
                         os.replace(f"{target}.copy", target)
                     found = True
     return found
+
+
+def owners_in(folder):
+    """By abbr, the dataset of ours whose results bear it in a folder of runs of upstream's."""
+    return _read(os.path.join(folder, _OWNERS)) or {}
+
+
+def write_owners(folder, owners):
+    path = os.path.join(folder, _OWNERS)
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        json.dump(owners, file)
+    os.replace(f"{path}.new", path)
 
 
 def _lacks_answers(job, cell, abbr, path, tally):

@@ -285,6 +285,8 @@ class InferTask(OpenICLInferTask):
         self.model.watch = watch = run_opencompass.tally.answers(abbr, path, size)
         with phases.within("inference"):
             super()._inference()
+        # Before the answers' own journal goes: a kill may come while they are scored.
+        run_opencompass.tally.keep(self, run_opencompass.tally.part(self))
         watch.done()
         lacking = f"{path.removesuffix('.journal')}.lacking"
         if os.path.exists(lacking):
@@ -313,13 +315,15 @@ def _names(config):
 
 
 class Partitioner(NaivePartitioner):
-    """Lets a runner of the inference know the tasks of the evaluation."""
+    """The tasks of this job's cells: not each model need have each set. Those of the evaluation
+    are known to a runner of the inference."""
 
     scoring = {}  # noqa: RUF012 - by model and set, of the one run of a process
     scored = {}  # noqa: RUF012 - how those ended that are done
 
     def __call__(self, cfg):
-        tasks = super().__call__(cfg)
+        cells = run_opencompass.tally.cells
+        tasks = [task for task in super().__call__(cfg) if _names(task) in cells]
         if os.path.basename(self.out_dir.rstrip("/")) == "results":
             self.scoring.update((_names(task), task) for task in tasks)
         return tasks

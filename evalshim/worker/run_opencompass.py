@@ -56,7 +56,9 @@ def run(job):
     if job.get("count"):
         _count(job)
         return
-    parts = describe(job["config"])["cells"] if job["native"] else _parts(job["config"])
+    work_dir = job["arguments"]["work_dir"]
+    config = job["config"]
+    parts = describe(config)["cells"] if job["native"] else _parts(config, work_dir)
     turns.begin(job)
     tally = Tally(job["cells"], parts, grades=job["arguments"].get("mode") != "infer")
     if job["native"]:
@@ -82,7 +84,7 @@ def run(job):
     except (Exception, SystemExit) as error:
         channel.section()
         tally.fail_rest(error)
-    tally.finish(job["arguments"]["work_dir"])
+    tally.finish(work_dir)
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,11 +223,15 @@ def _abbr(config, kind):
     return getattr(abbr, f"{kind}_abbr_from_cfg")(config)
 
 
-def _parts(path):
-    """The `cells` of a generated configuration; `whole` is the group over all sets of one."""
+def _parts(path, work_dir):
+    """The `cells` of a generated configuration; `whole` is the group over all sets of one.
+
+    Its `owners` are written down, for whoever goes on from this run.
+    """
     from mmengine.config import Config
 
     config = Config.fromfile(path, format_python_code=False)
+    opencompass_earlier.write_owners(work_dir, dict(config.owners))
     api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
     judges = {d["abbr"]: opencompass_judge.named(d) for d in config.datasets}

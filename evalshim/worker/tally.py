@@ -69,6 +69,10 @@ class Tally:
         files = [self._files(stage, part["cell"]) for stage in stages]
         return all(abbr in found for abbr in part["seen"] for found in files)
 
+    def sets_of(self, part):
+        """The model and the abbr of each set that a fork has seen."""
+        return [(self.models[part["cell"]], abbr) for abbr in part["seen"]]
+
     def begin_part(self, task):
         """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
         phases.begin()
@@ -107,15 +111,24 @@ class Tally:
 
     def keep(self, task, part):
         """Write down what a fork has seen: a later process goes on from it."""
+        abbr, known = _pair(task)[1], self.seen[part["cell"]]
+        if not part["seen"] and abbr in known:  # it graded what another had asked
+            part = {**part, "seen": {abbr: vars(known[abbr])}}
+        if not part["failed"]:
+            self._kept().add("/".join(_pair(task)), {**part, "spans": []})
+
+    def _kept(self):
         if self.parts_seen is None:
             self.parts_seen = Journal(os.path.join(self.work_dir, "parts.jsonl"))
-        if not part["failed"]:
-            self.parts_seen.add("/".join(_pair(task)), {**part, "spans": []})
+        return self.parts_seen
 
     def died(self, task, how):
         """The fork of a task did not come to its end."""
         error = RuntimeError(f"its process died ({how})")
         self.failed.setdefault(self.cell_of(task), {}).setdefault(_pair(task)[1], error)
+        part = self._kept().read().get("/".join(_pair(task)))
+        if part and self.still_has(part):
+            self.add(part)
 
     @contextlib.contextmanager
     def task(self, task, stage):
