@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from evalshim.worker import judging, opencompass_judge
+from evalshim.worker import judging, models, opencompass_judge
 from evalshim.worker.grading import JudgeError
 
 # Of YOrN_match_prompt (VLMEvalKit 0.0.20), and of a prompt that offers nothing.
@@ -51,9 +52,12 @@ def test_a_verdict_of_opencompass_judge(prompt: str, answer: str, found: bool | 
     assert opencompass_judge.is_verdict(prompt, answer) is found
 
 
-def _graded(name: str, **attributes: Any) -> Any:
+def _graded(folder: Path, name: str, **attributes: Any) -> Any:
     """`evaluate` of a dataset of upstream's, by the name of its class, as the worker has it."""
-    watch = SimpleNamespace(dataset=type(name, (), attributes)(), grading=None, made=[])
+    new_watch: Any = models.Watch  # the worker has no types
+    watch = new_watch({"id": "c", "retries": 0})
+    watch.go_on(str(folder))
+    watch.dataset = type(name, (), attributes)()
     judge: dict[str, Any] = {"model": "j", "variables": {}, "key_env": "NO_SUCH", "at": "there",
                              "fallback": "error"}  # fmt: skip
     evaluate: Any = judging.judged
@@ -63,16 +67,16 @@ def _graded(name: str, **attributes: Any) -> Any:
 @pytest.mark.parametrize("name", judging.BY_THEMSELVES)
 def test_who_asks_a_judge_unseen_is_refused(name: str, tmp_path: Any) -> None:
     with pytest.raises(JudgeError, match=f"{name} asks a judge by a client of its own") as caught:
-        _graded(name)(str(tmp_path / "x.tsv"))
+        _graded(tmp_path, name)(str(tmp_path / "x.tsv"))
     assert "`mode: infer`" in str(caught.value)
 
 
 def test_what_is_scored_by_rules_is_not(tmp_path: Any) -> None:
     path = str(tmp_path / "x.tsv")
 
-    assert _graded("MEGABench", subset_name="core")(path) == path
+    assert _graded(tmp_path, "MEGABench", subset_name="core")(path) == path
     with pytest.raises(JudgeError):
-        _graded("MEGABench", subset_name="open")(path)
+        _graded(tmp_path, "MEGABench", subset_name="open")(path)
 
 
 PEER = {"eval_cfg": {"evaluator": {"type": "opencompass.datasets.PEER_Evaluator"}}}

@@ -28,10 +28,15 @@ class Grading:
         reported: The id of the judge, as its endpoint says.
         problem: Why its last call brought nothing.
         blind: What is a verdict cannot be told from what the judge is asked.
+        lacking: Told of each sample that got no verdict, once it is known; None for one that
+            the model did not answer.
+        stopped: What ended the run while it was asked; upstream may have made a grade of that.
     """
 
-    def __init__(self, judge):
+    def __init__(self, judge, lacking=lambda sample: None):
         self.judge = judge
+        self.lacking = lacking
+        self.stopped = None
         self.built = False
         self.dead = ""
         self.without = False

@@ -9,13 +9,13 @@ import contextlib
 import copy
 import os
 import re
-import shutil
 from urllib.parse import urlsplit
 
-from . import channel, fan_out, pace, phases, transport
+from . import channel, fan_out, grades, pace, phases, transport, turns
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
+_ALL = "all of them"
 # Classes that ask by a client of their own (0.0.20), at an address made otherwise, a model that
 # they name themselves, and count what fails as wrong.
 BY_THEMSELVES = ("SimpleVQA", "MathCanvas", "MEGABench")
@@ -32,6 +32,7 @@ def _watch(grading, model):
     none = _is_none(grading, model)
     grading.built = grading.built or not none
     generate, generate_inner = model.generate, model.generate_inner
+    lacking = grading.lacking
 
     def inner(*args, **kwargs):
         if grading.judge and (base := grading.judge["variables"].get("OPENAI_API_BASE")):
@@ -54,14 +55,22 @@ def _watch(grading, model):
         return code, answer, response
 
     def counted(message, **kwargs):
-        if grading.dead or none:
-            grading.refused = True
-            raise grading.error()
         sample, about = fan_out.current(), str(message)  # upstream takes roles out of it
         sample = about if sample is None else sample
         sample = None if model.fail_msg.strip() in about else sample
-        answer = generate(message, **kwargs)
+        if grading.dead or none:
+            grading.refused = True
+            lacking(sample)
+            raise grading.error()
+        try:
+            answer = generate(message, **kwargs)
+        except turns.Stopped as stop:
+            grading.stopped = stop
+            lacking(sample)
+            raise
         failed = model.fail_msg in str(answer)
+        if failed or not _is_verdict(about, str(answer)):
+            lacking(sample)
         grading.count(sample, failed, lambda: _ask(model), about)
         if not failed and not _is_verdict(about, str(answer)):
             grading.unread(sample, about)
@@ -87,12 +96,18 @@ def _works(grading, model):
         grading.without = True
         return False
     if not grading.dead:
-        grading.probe(lambda: _ask(model))
+        try:
+            grading.probe(lambda: _ask(model))
+        except turns.Stopped as stop:
+            grading.stopped = stop
+            grading.lacking(_ALL)
+            raise
     if not grading.dead:
         return True
     if not grading.may_do_without:
         raise grading.error()
     grading.without = True
+    grading.lacking(_ALL)
     return False
 
 
@@ -130,28 +145,33 @@ def judged(evaluate, watch, cell):
                 f"{name} asks a judge by a client of its own, unseen by evalshim: "
                 "`mode: infer`, and score it with VLMEvalKit"
             )
-        _grading = watch.grading = grading = Grading(judge)
+        _grading = watch.grading = grading = Grading(judge, watch.lacks)
         grading.named = kwargs.get("model")
         given = _of(judge)
         if "LOCAL_LLM" in given and grading.named in _ELSEWHERE:
             # build_judge would ask their provider for the user's judge.
             kwargs["model"] = _AT_AN_ADDRESS
         eval_file = args[0] if args else kwargs["eval_file"]
-        folder = os.path.dirname(os.path.abspath(eval_file))
-        before = _written(folder)
+        watch.regrade(eval_file)
+        before = _written(os.path.dirname(os.path.abspath(eval_file)))
         try:
             with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
+                    if grading.stopped:
+                        raise grading.stopped  # upstream swallowed it
                     if not grading.refused and (not grading.dead or grading.without):
                         return result
                 except Exception as error:
+                    if grading.stopped:
+                        raise grading.stopped from error
                     _refuse(grading, error)
                 if not grading.may_do_without:
                     raise grading.error()  # upstream swallowed it
                 # It died under way. What it graded until then is no exact matching.
                 for path in _made(eval_file, before):
-                    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                    grades.remove(path)
+                grading.lacking(_ALL)
                 grading.refused, cause = False, None
                 try:
                     result = evaluate(*args, **kwargs)
@@ -174,16 +194,12 @@ def _written(folder):
 
 def _made(eval_file, before):
     """The files that graded `eval_file`: of a try that a kill cut short, which upstream need not
-    write again, and behind them those that are new since `before`, by name.
-
-    Upstream names them after the predictions, as it does what inference leaves."""
+    write again, and behind them those that are new since `before`, by name."""
     eval_file = os.path.abspath(eval_file)
     now = _written(os.path.dirname(eval_file))
-    new = {path for path, written in now.items() if before.get(path) != written}
-    stem = os.path.splitext(eval_file)[0]
-    earlier = re.compile(rf"{re.escape(stem)}_(?!.*_?(checkpoint|PREV)\.pkl)")
-    kept = [path for path in now if earlier.match(path) and path not in new]
-    return [*sorted(kept), *sorted(new)]
+    # Some sets (circular ones) write the predictions themselves once more.
+    new = {p for p, written in now.items() if before.get(p) != written and p != eval_file}
+    return [*(path for path in grades.of(eval_file) if path not in new), *sorted(new)]
 
 
 def _refuse(grading, error):

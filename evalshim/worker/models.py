@@ -4,7 +4,7 @@ import json
 import os
 import threading
 
-from . import channel, custom_data, fan_out, judging, pace, plugins, transport
+from . import channel, custom_data, fan_out, grades, judging, pace, plugins, transport
 from .journal import Journal
 
 # The key of what is known of all samples, beside those of single ones.
@@ -42,17 +42,38 @@ class Watch:
         self.reported = ""
         self.raised = None  # by a plug-in, where upstream made an answer of it
         self.lock = threading.Lock()
-        self._journal = None
+        self._journal = self._ungraded = None
 
-    def go_on(self, path):
-        """Keep what is seen in a file; begin with what it has of an earlier process."""
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._journal = Journal(path)
+    def go_on(self, folder):
+        """Keep what is seen in a folder; begin with what it has of an earlier process."""
+        os.makedirs(folder, exist_ok=True)
+        self._ungraded = Journal(os.path.join(folder, "ungraded.jsonl"))
+        self._journal = Journal(os.path.join(folder, "seen.jsonl"))
         for key, value in self._journal.read().items():
             if key == _OF_ALL:
                 self.sent, self.reported = value
             else:
                 self.finish[key] = value
+
+    def regrade(self, eval_file):
+        """Forget the grades of samples that an earlier process could not grade; of those that
+        have no answer now, note that they are none."""
+        if noted := self._ungraded.read():
+            data = getattr(self.dataset, "data", {})
+            indices = [str(index) for index in data["index"]] if "index" in data else []
+            # As mcq_circular_eval (0.0.20) has it.
+            groups = [str(int(i) % 1_000_000) if i.isdigit() else i for i in indices]
+            groups = map(str, data["g_index"]) if "g_index" in data else groups
+            samples = set(map(str, noted))
+            grades.forget(eval_file, samples, indices, dict(zip(indices, groups, strict=True)))
+            self._ungraded.remove()
+        for sample in self.errors:
+            self.lacks(sample)
+
+    def lacks(self, sample):
+        """Note a sample that gets no grade which would hold."""
+        if sample is not None:
+            self._ungraded.add(sample, True)
 
     def learn(self, sent, reported):
         self.sent, self.reported = sent, reported

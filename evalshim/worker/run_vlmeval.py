@@ -104,10 +104,10 @@ def run(job):
             if how:
                 channel.emit("failed", item[1]["id"], type="Died", message=how, traceback="")
 
-        forks.each(
-            cells, lambda item: _attempt(runner, *item, known), died, _AT_ONCE,
-            lambda item: item[1]["id"],
-        )  # fmt: skip
+        def attempt(item):
+            _attempt(runner, *item, known)
+
+        forks.each(cells, attempt, died, _AT_ONCE, lambda item: item[1]["id"])
         return
     for rank, cell in cells:
         channel.section(cell["id"])
@@ -218,7 +218,7 @@ def _run_cell(runner, cell, known):
     for path in Path(args.work_dir).rglob("status.json.lock"):
         # Of one that was killed: upstream (SoftFileLock, 0.0.20) would wait for it for ever.
         path.unlink(missing_ok=True)
-    watch.go_on(os.path.join(args.work_dir, "seen.jsonl"))
+    watch.go_on(args.work_dir)
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:
         with judging.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):

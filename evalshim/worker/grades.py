@@ -1,0 +1,45 @@
+"""Grades of an earlier try that hold no more: of samples that had no answer then, or no verdict.
+
+Upstream (vlmeval 0.0.20) grades what its files of grades lack: some keep one a sample, and go on
+from it, others keep all together, and grade nothing where that is there.
+"""
+
+import os
+import re
+import shutil
+
+_OF_INFERENCE = r"(?!.*_?(checkpoint|PREV)\.pkl)"
+
+
+def of(eval_file):
+    """The files in which upstream keeps the grades of some predictions; it names them after
+    those, as it does what inference leaves."""
+    folder, name = os.path.split(os.path.abspath(eval_file))
+    mine = re.compile(rf"{re.escape(os.path.splitext(name)[0])}_{_OF_INFERENCE}")
+    return sorted(entry.path for entry in os.scandir(folder) if mine.match(entry.name))
+
+
+def forget(eval_file, samples, indices, groups):
+    """Let upstream grade some samples again, and keep what it has of the others.
+
+    Args:
+        eval_file: The predictions.
+        samples: Indices of theirs, or other words: those are of samples that nobody can name.
+        indices: All of theirs.
+        groups: By index, what a set that is graded by groups calls the one of a sample.
+    """
+    from vlmeval.smp import dump, load
+
+    names = {*indices, *groups.values()}
+    stale = {*samples, *(groups[sample] for sample in samples if sample in groups)}
+    for path in of(eval_file):
+        found = load(path) if path.endswith(".pkl") else None
+        by_sample = isinstance(found, dict) and names.issuperset({*samples, *map(str, found)})
+        if not by_sample:
+            remove(path)
+        elif not stale.isdisjoint(map(str, found)):
+            dump({key: value for key, value in found.items() if str(key) not in stale}, path)
+
+
+def remove(path):
+    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)

@@ -1,0 +1,290 @@
+"""What a run that goes on grades once more: all that it could not grade before, and no more."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalshim.demo.endpoint import Endpoint
+from tests.conftest import as_base64, picture
+
+from . import chaos
+from .conftest import rows, shim
+from .opencompass_data import write
+from .test_judges import SUMS
+
+N = 6
+GRADES = "[Begin Correctness]yes[End Correctness][Begin Reason]so it is[End Reason]"
+# What no rule reads a letter from.
+WORDY = "It is surely the first of them"
+
+
+@dataclass
+class Voice:
+    """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`."""
+
+    says: str
+    broken: set[int] = field(default_factory=set)
+    lives: int = 1000
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, messages: list[dict[str, Any]]) -> str:
+        text = json.dumps(messages)
+        self.asked.append(text)
+        if len(self.asked) > self.lives or any(f"number {k}?" in text for k in self.broken):
+            raise ConnectionAbortedError("not now")
+        # What upstream shows a judge where a model did not answer.
+        return "Z" if "Failed to obtain answer" in text else self.says
+
+    def about_samples(self) -> list[str]:
+        """What was asked since the last time, but whether it is there."""
+        found = [text for text in self.asked if "number " in text]
+        self.asked.clear()
+        return found
+
+
+@dataclass
+class Setting:
+    folder: Path
+    model: Voice
+    judge: Voice
+    urls: tuple[str, str]
+
+    def run(
+        self, *datasets: dict[str, Any], judge: dict[str, Any] | None = None, **keys: Any
+    ) -> subprocess.CompletedProcess[str]:
+        model, judging = self.urls
+        config = {
+            "models": [{"name": "m", "api_base": model, "model": "m", "retry": 1}],
+            "judge": {"model": "j", "api_base": judging, "retry": 1, **(judge or {})},
+            "datasets": datasets,
+            "retries": 0,
+            **keys,
+        }
+        (self.folder / "eval.json").write_text(json.dumps(config))
+        return shim("run", "eval.json", "--no-preflight", "--json", cwd=self.folder)
+
+    def go_on(self, *args: object) -> subprocess.CompletedProcess[str]:
+        done = shim("resume", *args, "--no-preflight", "--json", cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def correct(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for sample in chaos.samples(self.folder):
+            found.setdefault(sample["dataset"], []).append(sample["correct"])
+        return found
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    model, judge = Voice("A"), Voice("A")
+    with (
+        Endpoint(models=None, answer=model.answer) as answering,
+        Endpoint(models=None, answer=judge.answer) as judging,
+    ):
+        yield Setting(tmp_path, model, judge, (answering.url, judging.url))
+
+
+def choices(path: Path, circular: bool = False) -> dict[str, Any]:
+    """Six questions, of which the first option is right; circular: asked in a second order."""
+    table = [["index", "g_index", "question", "A", "B", "answer", "image"]]
+    for k in range(N):
+        for turn in (0, 1_000_000) if circular else (0,):
+            asked = f"What is number {k}?" if not turn else f"And the other way, number {k}?"
+            table.append([str(turn + k), str(k), asked, "cat", "dog", "A", as_base64(picture())])
+    if not circular:
+        table = [[cell for place, cell in enumerate(line) if place != 1] for line in table]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(table)
+    return {"name": path.stem, "path": str(path)}
+
+
+def said(path: Path) -> dict[str, Any]:
+    """Six questions whose answers a judge compares."""
+    lines = "".join(f"{k}\tWhat is number {k}?\tit\n" for k in range(N))
+    path.write_text(f"index\tquestion\tanswer\n{lines}")
+    return {"name": path.stem, "path": str(path), "format": "vqa", "scorer": "judge"}
+
+
+def primary(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    return {row["dataset"]: row for row in rows(done) if row["is_primary"]}
+
+
+def test_a_sample_that_is_answered_at_last_is_graded_anew(setting: Setting) -> None:
+    """Of the others the judge is not asked again."""
+    setting.model.says = WORDY
+    setting.model.broken = {3}
+    sets = [
+        choices(setting.folder / "plain.tsv"),
+        choices(setting.folder / "circular_one.tsv", circular=True),
+    ]
+    before = setting.run(*sets)
+    assert before.returncode == 1
+    failed = {name: row["n_failed"] for name, row in primary(before).items()}
+    assert failed == {"plain": 1, "circular_one": 2}
+    assert all(row["score"] == pytest.approx((N - 1) / N) for row in primary(before).values())
+    assert len(setting.judge.about_samples()) >= 3 * (N - 1)
+    setting.model.broken = set()
+    setting.model.asked.clear()
+
+    after = primary(setting.go_on())
+
+    assert len(setting.model.about_samples()) == 3
+    assert {row["score"] for row in after.values()} == {1.0}
+    assert not [c for found in setting.correct().values() for c in found if c is False]
+    again = setting.judge.about_samples()
+    assert again and all("number 3?" in text for text in again)
+
+
+@pytest.mark.parametrize("kind", ["choices", "said", "opencompass"])
+def test_what_the_judge_left_ungraded_is_graded(
+    setting: Setting, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.model.says = WORDY
+    setting.judge.broken = {2}
+    if kind == "opencompass":
+        path = setting.folder / "data" / "aime.jsonl"
+        path.parent.mkdir()
+        lines = [{"origin_prompt": f"What is number {k}?", "gold_answer": 1} for k in range(N)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        monkeypatch.setenv("COMPASS_DATA_CACHE", str(setting.folder))
+        dataset = {"name": "one", "dataset": f"opencompass:{SUMS}"}
+    elif kind == "said":
+        setting.judge.says = GRADES
+        dataset = said(setting.folder / "one.tsv")
+    else:
+        dataset = choices(setting.folder / "one.tsv")
+    before = setting.run(dataset)
+    assert before.returncode == 1, before.stderr
+    assert primary(before)["one"]["n_judge_failed"] == 1
+    setting.judge.broken = set()
+    setting.judge.about_samples()
+    setting.model.asked.clear()
+
+    after = primary(setting.go_on())["one"]
+
+    assert setting.model.about_samples() == []
+    assert (after["n_judge_failed"], after["score"], after["scorer"]) == (0, 1.0, "j")
+    again = setting.judge.about_samples()
+    assert again and all("number 2?" in text for text in again)
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_what_was_matched_exactly_for_want_of_a_judge_is_graded_by_it(
+    setting: Setting, circular: bool
+) -> None:
+    """And the predictions stay, which upstream writes once more where a set is circular."""
+    setting.model.says = WORDY
+    setting.judge.lives = 3
+    dataset = choices(setting.folder / "circular_one.tsv", circular)
+    before = primary(setting.run(dataset, judge={"fallback": "allow", "nproc": 1}))
+    [row] = before.values()
+    assert row["status"] == "scored", row["error"]
+    assert (row["judge_fallback"], row["scorer"]) == (True, "exact_matching")
+    setting.judge.lives = 1000
+    setting.model.asked.clear()
+
+    [row] = primary(setting.go_on()).values()
+
+    assert setting.model.about_samples() == []
+    assert (row["judge_fallback"], row["scorer"], row["score"]) == (False, "j", 1.0)
+    assert row["n_judge_failed"] == 0
+
+
+SWALLOWS = """
+from vlmeval.dataset import CustomTextMCQDataset
+from vlmeval.dataset.utils import build_judge
+evaluate = CustomTextMCQDataset.evaluate
+def swallowing(self, eval_file, **judge):
+    # As ChartX and ChartBench (0.0.20) do.
+    try:
+        found = build_judge(**judge)
+        assert found.working()
+    except BaseException:
+        judge["model"] = "exact_matching"
+    return evaluate(self, eval_file, **judge)
+CustomTextMCQDataset.evaluate = swallowing
+"""
+
+
+def test_a_stop_that_upstream_swallows_makes_no_score(setting: Setting) -> None:
+    setting.model.says = WORDY
+    (setting.folder / "swallows.py").write_text(SWALLOWS)
+    (setting.folder / "one.tsv").write_text(
+        "index\tquestion\tA\tB\tanswer\n"
+        + "".join(f"{k}\tWhat is number {k}?\tcat\tdog\tA\n" for k in range(N))
+    )
+    dataset = {"name": "one", "path": str(setting.folder / "one.tsv")}
+    stopped = setting.run(dataset, max_requests=N, plugins=["swallows.py"])
+    assert stopped.returncode == 1
+    [row] = rows(stopped)
+    assert (row["status"], row["value"]) == ("failed", None)
+    assert "max_requests" in row["error"]
+
+    after = primary(setting.go_on("--set", "max_requests=100000"))["one"]
+
+    assert (after["status"], after["value"], after["scorer"]) == ("scored", 1.0, "j")
+
+
+def test_two_configurations_of_one_set_never_get_one_anothers_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream names what it keeps of a set by a name that both have."""
+    write("gsm8k", tmp_path)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    broken = [True]
+    asked = Counter[str]()
+
+    def answer(messages: list[dict[str, Any]]) -> str:
+        text = json.dumps(messages)
+        kind = "zero" if "boxed" in text else "few"
+        asked[kind] += 1
+        if broken[0] and kind == "zero" and "5 plus 2" in text:
+            raise ConnectionAbortedError("not now")
+        return f"this is {kind}"
+
+    def of(dataset: str) -> list[str | None]:
+        return [s["prediction"] for s in chaos.samples(tmp_path) if s["dataset"] == dataset]
+
+    few = {"name": "few", "dataset": "opencompass:gsm8k_gen_1d7fe4"}
+    zero = {"name": "zero", "dataset": "opencompass:gsm8k_0shot_gen_a58960"}
+    with Endpoint(models=None, answer=answer) as served:
+        model = {"name": "m", "api_base": served.url, "model": "m", "retry": 1}
+        config = {"models": [model], "datasets": [few, zero], "retries": 0}
+        path = tmp_path / "eval.json"
+        path.write_text(json.dumps(config))
+        first = shim("run", path, "--no-preflight", cwd=tmp_path)
+        assert first.returncode == 1, first.stderr
+        assert None in of("zero") and set(of("few")) == {"this is few"}
+        broken[0] = False
+        asked.clear()
+
+        again = shim("resume", "--no-preflight", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert asked == {"zero": 1}
+        assert set(of("zero")) == {"this is zero"}
+
+        # A new one of the set, now the first, is asked too; to reuse the run mixes none.
+        other = {"name": "third", "dataset": "opencompass:gsm8k_0shot_v2_gen_17d799"}
+        config["datasets"] = [other, zero, few]
+        path.write_text(json.dumps(config))
+        asked.clear()
+        third = shim("run", path, "--resume", "--no-preflight", cwd=tmp_path)
+        assert third.returncode == 0, third.stderr
+        assert asked == {"zero": 4}
+        assert set(of("third")) == set(of("zero")) == {"this is zero"}
+        asked.clear()
+        reusing = shim("run", path, "--reuse", "--no-preflight", cwd=tmp_path)
+        assert reusing.returncode == 0, reusing.stderr
+        assert not asked
+        assert set(of("few")) == {"this is few"}
+        assert set(of("third")) == set(of("zero")) == {"this is zero"}
