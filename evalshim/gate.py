@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -28,8 +29,19 @@ from pathlib import Path
 
 from evalshim.lanes import TOKENS, Budget, Lane, Limits
 
+# Bytes of a socket's path, of which Linux takes 107 and macOS 103.
+_LONGEST_PATH = 100
 # Seconds after which a thread of this process makes room for the gate's.
 _SWITCH = 0.0005
+
+
+def _folder() -> str:
+    """A new folder for the socket; a TMPDIR may be too long for one."""
+    folder = tempfile.mkdtemp(prefix="evalshim-")
+    if len(os.fsencode(folder)) + len("/gate") <= _LONGEST_PATH:
+        return folder
+    Path(folder).rmdir()
+    return tempfile.mkdtemp(prefix="evalshim-", dir="/tmp")
 
 
 class Gate:
@@ -58,7 +70,7 @@ class Gate:
         self._numbers = itertools.count()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.new_event_loop()
-        self._folder = tempfile.mkdtemp(prefix="evalshim-")
+        self._folder = _folder()
         self.path = str(Path(self._folder) / "gate")
 
     def most(self) -> dict[str, int]:
@@ -93,27 +105,37 @@ class Gate:
             waiting.clear()
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Gate]:
-        """Serve for as long as the block lasts."""
+    def _serving(self) -> Iterator[None]:
         thread = threading.Thread(target=self._loop.run_forever, name="evalshim-gate", daemon=True)
         thread.start()
-        # Not on this thread: that of a notebook has a loop of its own under way.
-        server = asyncio.run_coroutine_threadsafe(
-            self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=4096),
-            self._loop,
-        ).result()
-        interval = sys.getswitchinterval()
-        # Else every turn might wait for 5 ms of what another thread does.
-        sys.setswitchinterval(min(interval, _SWITCH))
         try:
-            yield self
+            # Not on this thread: that of a notebook has a loop of its own under way. Where no
+            # file can be opened, asyncio says so as many times at once as `backlog` has it.
+            server = asyncio.run_coroutine_threadsafe(
+                self._loop.create_unix_server(lambda: _Caller(self), self.path, backlog=128),
+                self._loop,
+            ).result()
+            try:
+                yield
+            finally:
+                self._loop.call_soon_threadsafe(server.close)
         finally:
-            sys.setswitchinterval(interval)
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
-            server.close()
             self._loop.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Gate]:
+        """Serve for as long as the block lasts."""
+        interval = sys.getswitchinterval()
+        with self._serving():
+            # Else every turn might wait for 5 ms of what another thread does.
+            sys.setswitchinterval(min(interval, _SWITCH))
+            try:
+                yield self
+            finally:
+                sys.setswitchinterval(interval)
 
     def want(self, caller: _Caller) -> None:
         if self.why_stopped:
@@ -122,7 +144,9 @@ class Gate:
         heapq.heappush(self._waiting[caller.endpoint], (caller.rank, next(self._numbers), caller))
         self._serve(caller.endpoint)
 
-    def done(self, caller: _Caller, status: int, after: float | None, is_probe: bool) -> None:
+    def done(
+        self, caller: _Caller, status: int | None, after: float | None, is_probe: bool
+    ) -> None:
         lane = self.lanes[caller.endpoint]
         before = (lane.is_down, lane.given_up)
         lane.end(status, after, is_probe)
@@ -132,7 +156,7 @@ class Gate:
             self._stop(why)
         self._serve(caller.endpoint)
 
-    def _tell(self, endpoint: str, lane: Lane, status: int) -> None:
+    def _tell(self, endpoint: str, lane: Lane, status: int | None) -> None:
         if lane.given_up:
             text = f"did not answer for {self._patience:g} s: its calls fail from here on"
         elif lane.is_down:
@@ -182,7 +206,7 @@ class _Caller(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.alive = False
         if self._has_turn:
-            self._over(0, None)
+            self._over(None, None)
 
     def data_received(self, data: bytes) -> None:
         *lines, self._received = (self._received + data).split(b"\n")
@@ -200,7 +224,7 @@ class _Caller(asyncio.Protocol):
                 rank, _, self.endpoint = rest.partition(" ")
                 self.rank = int(rank)
 
-    def _over(self, status: int, after: float | None) -> None:
+    def _over(self, status: int | None, after: float | None) -> None:
         self._has_turn = False
         self._gate.done(self, status, after, self._is_probe)
 

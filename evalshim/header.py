@@ -16,6 +16,9 @@ from evalshim.earlier import config_sha256
 from evalshim.plans import Plan
 from evalshim.spec import SCHEMA_VERSION, Cell, JudgeSpec, Needed
 
+# What the notice of a run that was stopped begins with.
+STOPPED = "stopped: "
+
 
 def first(
     plan: Plan, run_id: str, command: Sequence[str], log_of: Callable[[Cell], str]
@@ -75,7 +78,7 @@ def going_on(
     return {
         **new,
         "started_at": old.get("started_at"),
-        "notices": list(old.get("notices", ())),
+        "notices": [n for n in old.get("notices", ()) if not n.startswith(STOPPED)],
         "resumed": [*old.get("resumed", ()), again],
         "backends": backends,
         "cells": cells,

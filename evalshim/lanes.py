@@ -130,8 +130,8 @@ class Lane:
             self._next_at = max(self._clock(), self._next_at) + _MINUTE / self.limits.rate
         return self._is_probing
 
-    def end(self, status: int, after: float | None, is_probe: bool = False) -> None:
-        """A call is over, with an HTTP status or 0."""
+    def end(self, status: int | None, after: float | None, is_probe: bool = False) -> None:
+        """A call is over, with an HTTP status or 0; None: nobody knows how, as who made it died."""
         if status in BUSY:
             self.counts.busy += 1
             self._rest(_CALM if after is None else min(after, _LONGEST))
@@ -140,9 +140,11 @@ class Lane:
         self.in_flight -= 1
         if is_probe:
             self._is_probing = False
+        if status is None:
+            return
         if status == 0 or status >= _SERVER_FAILED:
             self._failed(status, is_probe)
-        elif status not in BUSY:
+        else:
             self._answered_at, self._failures, self._probes = self._clock(), [], 0
             self.down_since, self.given_up = None, False
 

@@ -131,7 +131,7 @@ class LiveRun:
                 raise KeyboardInterrupt
             if self.why_stopped:
                 self.header["notices"].append(
-                    f"stopped: {self.why_stopped}; `shim resume` goes on from here"
+                    f"{header.STOPPED}{self.why_stopped}; `shim resume` goes on from here"
                 )
         except KeyboardInterrupt:
             self.header["status"] = "interrupted"
@@ -221,7 +221,10 @@ class LiveRun:
         if event.kind == "progress":
             reporter.event(self._summed(event))
         elif event.kind == "started":
-            self.deadlines.begin(self.cells[event.cell or ""], event.data["pid"])
+            cell = self.cells[event.cell or ""]
+            self.deadlines.begin(cell, event.data["pid"])
+            if cell.id in self.deadlines.overdue:
+                self.crew.kill(cell.dataset.backend, event.data["pid"])
             if entry["status"] == "pending":  # else another part of it starts
                 entry.update(status="running", started_at=header.now())
                 self._save()
@@ -272,7 +275,9 @@ class LiveRun:
         backend = BACKENDS[cell.dataset.backend]
         begun = time.time()
         try:
-            return backend.collect(cell, event.data, self.folder, self.spec)
+            outcome = backend.collect(cell, event.data, self.folder, self.spec)
+            overdue = self.deadlines.overdue.get(cell.id)
+            return replace(outcome, error=overdue) if overdue and outcome.error else outcome
         except EvalshimError as error:
             return CellOutcome("failed", str(error))
         except Exception as error:  # one cell's odd file must not cost the others theirs

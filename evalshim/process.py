@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from evalshim.errors import SetupError
 from evalshim.redaction import redact as redact
 from evalshim.spec import Event
 
+# Files that a process of ours may have open, where the system lets it.
+_FILES = 8192
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 
 # Would let packages of the calling environment into a managed one, or keep that one
@@ -100,6 +103,7 @@ def spawn(python: str, env: Mapping[str, str], importing: str = "") -> Spawned:
         SetupError: It cannot be started.
     """
     argv = [python, str(WORKER)]
+    _allow_many_files()
     try:
         # A session of its own: a Ctrl-C on the terminal is the parent's to handle.
         process = subprocess.Popen(
@@ -115,6 +119,16 @@ def spawn(python: str, env: Mapping[str, str], importing: str = "") -> Spawned:
     if importing:
         _send(process, {"import": importing})
     return process
+
+
+def _allow_many_files() -> None:
+    """Each call under way holds files, here and in its worker: more of them than the 256 that
+    macOS starts a process with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _send(process: Spawned, document: Mapping[str, Any]) -> None:
@@ -165,7 +179,7 @@ class Worker:
         self._logs = logs
         self._on_event = on_event
         self._process: Spawned | None = None
-        self._stopped = False
+        self._stopped = self._gone = False
         self._lock = threading.Lock()
 
     @property
@@ -187,6 +201,9 @@ class Worker:
         json.dumps(job)  # before there is a process that would wait for it
         with self._lock:
             if self._stopped:
+                if self._spawned:
+                    kill(self._spawned)
+                    self._spawned.communicate()
                 return Exit(-signal.SIGKILL, False)
             self._process = process = self._spawned or spawn(self._python, self._env)
         assert process.stdin and process.stdout and process.stderr
@@ -212,14 +229,16 @@ class Worker:
         """Once the worker is gone, its children go too: they hold the pipes we read from."""
         assert self._process
         self._process.wait()
-        self.stop()
+        kill(self._process)
+        with self._lock:
+            self._gone = True
 
     def stop(self) -> None:
         """End the worker and whatever it started, or keep it from starting; from any thread."""
         with self._lock:
             self._stopped = True
-        if self._process:
-            kill(self._process)
+            if self._process and not self._gone:  # else its number may be somebody else's
+                kill(self._process)
 
 
 class Logs:

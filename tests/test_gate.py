@@ -145,6 +145,27 @@ class TestLane:
 
         assert not lane.is_down
 
+    def test_one_that_is_busy_when_it_is_asked_again_is_there(self, clock: Clock) -> None:
+        lane = Lane(Limits(8), patience=30, clock=clock)
+        for status in (200, *[0] * 5):
+            lane.start()
+            lane.end(status, None)
+        assert lane.is_down
+        clock.now += lane.ready_in() or 0
+        lane.end(429, 2, is_probe=lane.start())
+
+        assert not lane.is_down
+        assert lane.ready_in() == 2
+
+    def test_who_dies_says_nothing_about_the_endpoint(self, clock: Clock) -> None:
+        lane = Lane(Limits(8), patience=30, clock=clock)
+        for status in (200, *[None] * 20):
+            lane.start()
+            lane.end(status, None)
+
+        assert not lane.is_down
+        assert lane.in_flight == 0
+
 
 def test_the_limits_of_an_endpoint_are_of_all_that_call_it() -> None:
     fast = ModelSpec("a", "a", f"{URL}/", concurrency=5)

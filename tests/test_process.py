@@ -228,6 +228,32 @@ class TestEvents:
         unstarted.stop()
         assert unstarted.pid is None
 
+    def test_stop_ends_one_that_waits_for_its_job(self, tmp_path: Path) -> None:
+        spawned = process.spawn(sys.executable, os.environ)
+        logs = process.Logs(tmp_path, "backend")
+        stopped = process.Worker(sys.executable, {}, os.environ, logs, print, spawned)
+        stopped.stop()
+
+        assert not stopped.run().clean
+        assert spawned.returncode == -signal.SIGKILL
+
+    def test_a_number_that_was_given_back_is_left_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may be another process's by then."""
+        killed: list[int] = []
+        monkeypatch.setattr(os, "killpg", lambda pid, _: killed.append(pid))
+        logs = process.Logs(tmp_path, "backend")
+        ended = process.Worker(sys.executable, {"backend": "none"}, os.environ, logs, print)
+        assert ended.run().code == 1
+        deadline = time.monotonic() + 10
+        while not killed and time.monotonic() < deadline:
+            time.sleep(0.01)  # once, for its children
+        ended.stop()
+        ended.stop()
+
+        assert killed == [ended.pid]
+
     def test_a_job_that_is_no_json_starts_nothing(self, tmp_path: Path) -> None:
         logs = process.Logs(tmp_path, "backend")
         unstarted = process.Worker(sys.executable, {"x": object()}, os.environ, logs, print)

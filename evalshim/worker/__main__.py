@@ -63,7 +63,10 @@ def _import_early(upstream: str) -> None:
 
     try:
         if upstream == "vlmeval":
+            from evalshim_worker import ranks
             from evalshim_worker import run_vlmeval as backend
+
+            ranks.start({"gpus": 1})
         else:
             from evalshim_worker import run_opencompass as backend
         backend.import_upstream(True)

@@ -9,6 +9,8 @@ import re
 import shutil
 import tempfile
 
+from . import turns
+
 METRICS = [
     *(f"bleu-{n}" for n in range(1, 5)),
     *(f"Rouge-{kind}-{part}" for kind in "12L" for part in "RPF"),
@@ -111,7 +113,7 @@ def find_sentence_model():
     ]
     if copies := [folder for folder in found if os.path.isdir(folder)]:
         # nltk (3.10) reads no file with a second link to it, as uv's cache has.
-        root = tempfile.mkdtemp(prefix="evalshim-nltk-")
+        root = tempfile.mkdtemp(prefix="evalshim-nltk-", dir=turns.scratch())
         atexit.register(shutil.rmtree, root, ignore_errors=True)
         shutil.copytree(copies[0], os.path.join(root, "tokenizers", "punkt_tab", "english"))
         nltk.data.path.append(root)

@@ -8,6 +8,7 @@ a file that no later run can load. Here each result goes to a journal, and into 
 Here a prompt is built when its call is due.
 """
 
+import dis
 import itertools
 import os
 import sys
@@ -51,15 +52,15 @@ def build_prompts_when_due():
 class _Due:
     """A prompt that is yet to be built."""
 
-    __slots__ = ("args", "build", "is_built", "kwargs")
+    __slots__ = ("args", "build", "is_built", "kwargs", "turn")
 
-    def __init__(self, build, args, kwargs):
-        self.build, self.args, self.kwargs = build, args, kwargs
+    def __init__(self, build, args, kwargs, turn):
+        self.build, self.args, self.kwargs, self.turn = build, args, kwargs, turn
         self.is_built = False
 
     def built(self):
         unpacking.begin()
-        with _building:
+        with self.turn:
             prompt = self.build(*self.args, **self.kwargs)
         self.is_built = True
         return prompt
@@ -68,14 +69,17 @@ class _Due:
 def _with_prompts_built_when_due(infer_data_api):
     def infer(model, work_dir, model_name, dataset, *args, **kwargs):
         owners = [o for o in (model, dataset) if hasattr(o, "build_prompt")]
-        if any(_draws_lots(owner) for owner in owners):
+        codes = [code for owner in owners for code in _codes(owner)]
+        if any(_LOTS & {*code.co_names, *code.co_varnames} for code in codes):
             return infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
         own = [vars(owner).get("build_prompt") for owner in owners]
+        # OlympiadBench (0.0.20) keeps on the dataset what it then makes a prompt of.
+        turn = threading.Lock() if any(map(_keeps_something, codes)) else _building
         due = []
         try:
             with unpacking.behind(model, dataset) as all_written:
                 for owner in owners:
-                    owner.build_prompt = _deferred(owner.build_prompt, due)
+                    owner.build_prompt = _deferred(owner.build_prompt, due, turn)
                 answers = infer_data_api(model, work_dir, model_name, dataset, *args, **kwargs)
                 written = all_written and all_written()
             for prompt in due if all_written else ():
@@ -92,18 +96,21 @@ def _with_prompts_built_when_due(infer_data_api):
     return infer
 
 
-def _deferred(build_prompt, due):
+def _deferred(build_prompt, due, turn):
     def deferred(*args, **kwargs):
-        due.append(_Due(build_prompt, args, kwargs))
+        due.append(_Due(build_prompt, args, kwargs, turn))
         return due[-1]
 
     return deferred
 
 
-def _draws_lots(owner):
+def _codes(owner):
     methods = (vars(cls).get("build_prompt") for cls in type(owner).__mro__)
-    codes = (getattr(method, "__code__", None) for method in methods)
-    return any(_LOTS & {*code.co_names, *code.co_varnames} for code in codes if code)
+    return [method.__code__ for method in methods if hasattr(method, "__code__")]
+
+
+def _keeps_something(code):
+    return any(instruction.opname == "STORE_ATTR" for instruction in dis.get_instructions(code))
 
 
 def journal_of(save):

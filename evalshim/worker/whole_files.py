@@ -44,7 +44,9 @@ def keep_circular_apart():
     @functools.wraps(upstream)
     def mcq_circular_eval(model, data, meta, nproc, result_file, *args, **kwargs):
         apart = os.path.splitext(os.path.abspath(result_file))[0] + "_table"
-        multiple_choice.timestr = lambda: os.path.relpath(apart, "/tmp")
+        # /tmp is a link on some systems (macOS): what follows it begins where that leads.
+        path = os.path.relpath(os.path.realpath(apart), os.path.realpath("/tmp"))
+        multiple_choice.timestr = lambda: path
         try:
             return upstream(model, data, meta, nproc, result_file, *args, **kwargs)
         finally:

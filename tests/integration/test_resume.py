@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from evalshim.demo import answers
 from evalshim.demo.endpoint import Endpoint
 from tests.conftest import as_base64, picture
 
-from . import chaos
+from . import chaos, opencompass_data
 from .conftest import SHIM, shim
 from .own_data import tsv
 
@@ -118,6 +119,7 @@ def _begun(folder: Path, words: list[str]) -> subprocess.Popen[str]:
     )
 
     def answered() -> bool:
+        assert command.poll() is None, command.communicate()
         return bool(re.search(r'"progress".*"done": [1-9]', _events(folder)))
 
     assert chaos.wait_until(answered, 60)
@@ -398,6 +400,34 @@ def test_a_kill_behind_the_grading_leaves_the_verdicts(tmp_path: Path, counting:
     assert None not in found.values()
 
 
+def test_a_kill_while_a_set_is_scored_leaves_what_was_seen_of_its_answers(
+    tmp_path: Path, counting: Counting
+) -> None:
+    plugin = tmp_path / "killed.py"
+    plugin.write_text(
+        "import os\n"
+        "from opencompass.tasks import OpenICLEvalTask\n"
+        "run, flag = OpenICLEvalTask.run, f'{os.path.dirname(__file__)}/killed'\n"
+        "def killed(self):\n"
+        "    if not os.path.exists(flag):\n"
+        "        open(flag, 'w').close()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return run(self)\n"
+        "OpenICLEvalTask.run = killed\n"
+    )
+    path = _config(tmp_path, counting.endpoint, "demo_gsm8k", plugins=[str(plugin)])
+    assert shim("run", path, "--no-preflight", cwd=tmp_path).returncode == 1
+    asked = counting.reset()
+
+    done = shim("resume", "--no-preflight", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert counting.reset() == 0 < asked
+    [cell] = json.loads((tmp_path / "outputs/latest/run.json").read_text())["cells"].values()
+    assert cell["sent"]["temperature"] == 0
+    assert cell["reported"] == "evalshim-demo"
+
+
 def test_cells_that_had_not_begun_get_a_fresh_worker(tmp_path: Path) -> None:
     sets = []
     for name in ("one", "two", "three", "four", "five", "six"):
@@ -418,6 +448,53 @@ def test_cells_that_had_not_begun_get_a_fresh_worker(tmp_path: Path) -> None:
     assert lost >= {"one"}
     assert all("signal SIGKILL" in found[name]["error"] for name in lost)
     assert {found[name]["status"] for name in ("five", "six")} == {"scored"}
+
+
+def test_sets_of_some_models_alone_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCompass asks each model of a configuration each of its sets; a fresh worker has to do
+    those that had not begun."""
+    opencompass_data.write("gsm8k", tmp_path)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    for name in ("s1", "s2", "s3"):
+        shutil.copytree(tmp_path / "data" / "gsm8k", tmp_path / "sets" / name)
+    with Counting(1.0) as served:
+        url = served.endpoint.url
+        models = [{"name": f"m{k}", "api_base": url, "model": "evalshim-demo"} for k in (1, 2, 3)]
+        sets = [
+            {"name": name, "dataset": "opencompass:gsm8k_gen_1d7fe4",
+             "path": str(tmp_path / "sets" / name)}
+            for name in ("s1", "s2", "s3")
+        ]  # fmt: skip
+        path = _config(tmp_path, served.endpoint, *sets, models=models)
+        command = _begun(tmp_path, ["run", str(path), "--no-preflight", "--json"])
+        [worker] = chaos.children(command.pid)
+        os.kill(worker, signal.SIGKILL)
+        served.endpoint.latency = 0
+        stdout, stderr = command.communicate(timeout=200)
+
+    found = json.loads(stdout)["rows"]
+    lost = [row for row in found if row["status"] == "failed"]
+    assert len(found) == 9 and 0 < len(lost) < 9, stderr
+    assert all("SIGKILL" in row["error"] for row in lost)
+
+
+def test_a_cell_of_many_sets_ends_with_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of its sets that begin later, too; and it is said why."""
+    opencompass_data.write("mmlu", tmp_path)
+    monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
+    with Counting(2.0) as served:
+        path = _config(tmp_path, served.endpoint, "mmlu", cell_timeout=3)
+        done = shim("run", path, "--no-preflight", "--json", cwd=tmp_path)
+        asked = served.reset()
+
+    assert done.returncode == 1
+    [row] = {row["error"] for row in json.loads(done.stdout)["rows"]}
+    assert row == "it took longer than cell_timeout, 3 s"
+    assert asked < 2 * 57
 
 
 def test_an_endpoint_that_restarts_costs_nothing(tmp_path: Path) -> None:
