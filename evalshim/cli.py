@@ -373,11 +373,11 @@ def compare(ctx: click.Context, first: Path, second: Path, as_json: bool) -> Non
 
     Exit 1 where something other than the model differs: upstream, data, scorer, limit.
     """
-    from evalshim import compare, results
+    from evalshim import compare, comparison_text, results
 
     found = compare.compare(first, second)
     shown = compare.to_dict(found)
-    click.echo(results.to_json(shown, indent=2) if as_json else compare.text(found))
+    click.echo(results.to_json(shown, indent=2) if as_json else comparison_text.text(found))
     ctx.exit(0 if found.comparable else 1)
 
 

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
 from typing import Any, TypeVar
 
 import yaml
 
 from evalshim import results
-from evalshim.errors import ResultsError, harmless
+from evalshim.errors import ResultsError
+from evalshim.intervals import Interval, interval
 from evalshim.spec import EXACT_MATCHING, Row
 
 T = TypeVar("T")
@@ -67,21 +67,6 @@ class MetricPair:
     difference: float | int | None
     first: Side
     second: Side
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The mean paired difference, second - first, with its 95% interval `low` to `high`.
-
-    `first` and `second` are the means over the `n` pairs.
-    """
-
-    n: int
-    first: float
-    second: float
-    difference: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -192,69 +177,6 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
     """What `--json` prints."""
     pairs = [{"comparable": pair.comparable, **asdict(pair)} for pair in comparison.pairs]
     return {"comparable": comparison.comparable, **asdict(comparison), "pairs": pairs}
-
-
-def text(comparison: Comparison) -> str:
-    """The comparison for a person: for each pair of cells whether, then what, then how sure."""
-    lines = [f"first:  {comparison.first}", f"second: {comparison.second}"]
-    for pair in comparison.pairs:
-        lines += ["", *_pair_lines(pair)]
-    if not comparison.pairs:
-        lines += ["", "NOT comparable: the runs share no model and dataset"]
-    for which, names in (("first", comparison.only_first), ("second", comparison.only_second)):
-        lines += ["", f"only in the {which} run:"] if names else []
-        lines += [_inline(f"  {name.model} x {name.dataset}") for name in names]
-    return harmless("\n".join(lines))
-
-
-def interval(pairs: Sequence[tuple[float, float]]) -> Interval:
-    """The mean difference of paired scores, with the 95% interval of Student's t.
-
-    Two models answer the same questions, so the spread of the differences counts, not that
-    of the scores: Miller (2024), "Adding Error Bars to Evals" (arXiv:2411.00640), section 4.2.
-    Takes the samples for independent.
-
-    Args:
-        pairs: At least two, (first, second).
-    """
-    differences = [second - first for first, second in pairs]
-    mean = fmean(differences)
-    half = t_quantile(len(pairs) - 1) * stdev(differences) / math.sqrt(len(pairs))
-    first, second = (fmean(scores) for scores in zip(*pairs, strict=True))
-    return Interval(len(pairs), first, second, mean, mean - half, mean + half)
-
-
-def t_quantile(df: int) -> float:
-    """The 97.5% quantile of Student's t with `df` >= 1 degrees of freedom.
-
-    To 30 from the exact distribution, above by the Cornish-Fisher expansion, which is then
-    off by less than 3e-6: Abramowitz & Stegun (1964), 26.7.3 to 26.7.5.
-    """
-    if df > 30:
-        z = NormalDist().inv_cdf(0.975)
-        terms = (
-            z,
-            (z**3 + z) / 4,
-            (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        )
-        return sum(term / float(df) ** k for k, term in enumerate(terms))
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, df) < 0.95 else (low, middle)
-    return math.sqrt(df) * math.tan(low)
-
-
-def _within(angle: float, df: int) -> float:
-    """P(|t| < sqrt(df) * tan(angle)): A&S 26.7.3 for odd `df`, 26.7.4 for even."""
-    cos, odd = math.cos(angle), df % 2
-    term, total = (cos if odd else 1.0), 0.0
-    for k in range(odd, df - 1, 2):
-        total += term
-        term *= cos**2 * (k + 1) / (k + 2)
-    product = math.sin(angle) * total
-    return 2 / math.pi * (angle + product) if odd else product
 
 
 def _read(path: Path) -> _Run:
@@ -515,117 +437,6 @@ def _score(sample: _Sample, measure: str) -> float | None:
     """As upstream has it; where it says nothing of a sample without an answer, 0."""
     value: float | None = getattr(sample, measure)
     return 0.0 if value is None and not sample.answered else value
-
-
-def _pair_lines(pair: CellPair) -> Iterator[str]:
-    reasons = [_differs(fact) for fact in pair.differs if fact.is_reason]
-    models = list(dict.fromkeys((pair.first_model, pair.second_model)))
-    verdict = f"NOT comparable: {', '.join(reasons)}" if reasons else "comparable"
-    yield _inline(f"{' / '.join(models)} x {pair.dataset}: {verdict}")
-    others = [_differs(fact) for fact in pair.differs if not fact.is_reason]
-    if others:
-        yield _inline(f"not a reason: {', '.join(others)}")
-    if pair.unknown:
-        yield f"not recorded: {', '.join(map(_lacking, pair.unknown))}"
-    if pair.metrics:
-        yield _table(pair.metrics)
-    yield from _sample_lines(pair.paired)
-
-
-def _differs(fact: Fact) -> str:
-    if fact.first == fact.second:
-        return f"{fact.what} is {_short(fact.first)} in both"
-    return f"{fact.what} differs ({_short(fact.first)} / {_short(fact.second)})"
-
-
-def _lacking(fact: Fact) -> str:
-    where = "both" if fact.first == fact.second else "first" if fact.first is None else "second"
-    return f"{fact.what} ({where})"
-
-
-def _table(metrics: Sequence[MetricPair]) -> str:
-    from tabulate import tabulate
-
-    counts = {"n": "n", "failed": "n_failed", "judge failed": "n_judge_failed"}
-    shown = {
-        title: count
-        for title, count in counts.items()
-        if count == "n" or any(getattr(s, count) for m in metrics for s in (m.first, m.second))
-    }
-    headers = ["subset", "metric", "first", "second", "difference", *shown]
-    lines = [
-        [
-            _inline(metric.subset),
-            _inline(f"{metric.metric} *" if metric.is_primary else metric.metric),
-            _value(metric.first.value, metric.unit),
-            _value(metric.second.value, metric.unit),
-            _signed(metric.difference, metric.unit),
-            *(_both(getattr(metric.first, c), getattr(metric.second, c)) for c in shown.values()),
-        ]
-        for metric in metrics
-    ]
-    alignment = ["left", "left", *["right"] * (len(headers) - 2)]
-    return tabulate(lines, headers, "simple", disable_numparse=True, colalign=alignment)
-
-
-def _sample_lines(paired: Paired) -> Iterator[str]:
-    found = paired.interval
-    scored = paired.n - paired.unscored
-    if found:
-        zero = "excludes" if found.low > 0 or found.high < 0 else "includes"
-        yield (
-            f"second - first: {_four(found.difference)} on {found.n} paired samples, 95% interval "
-            f"[{_four(found.low)}, {_four(found.high)}]: it {zero} 0 "
-            f"(means {_four(found.first)} and {_four(found.second)})"
-        )
-    elif scored:
-        yield "no interval: it takes two pairs of scored samples, and here is one"
-    else:
-        yield "no interval: upstream gave no scores of single samples that both runs have"
-    if paired.unanswered_first or paired.unanswered_second:
-        yield (
-            f"unanswered: {paired.unanswered_first} in the first, {paired.unanswered_second} in "
-            "the second; 0 where upstream gave no score"
-        )
-    if scored and paired.unscored:
-        yield f"left out: {paired.unscored} of {paired.n} pairs, not scored in both"
-    if paired.other_answer:
-        yield f"another reference answer: {paired.other_answer} of {paired.n} pairs"
-    if paired.only_first or paired.only_second:
-        yield (
-            f"samples of one run: {paired.only_first} only in the first, "
-            f"{paired.only_second} only in the second"
-        )
-
-
-def _value(value: Any, unit: str | None) -> str:
-    """As the table of results has it."""
-    if isinstance(value, float):
-        return f"{value:.4f}" if unit == "fraction" else f"{value:.2f}"
-    return "" if value is None else _inline(str(value))
-
-
-def _signed(difference: float | int | None, unit: str | None) -> str:
-    return ("+" if (difference or 0) > 0 else "") + _value(difference, unit)
-
-
-def _both(first: int | None, second: int | None) -> str:
-    one, other = ("?" if count is None else str(count) for count in (first, second))
-    return one if one == other else f"{one} / {other}"
-
-
-def _four(number: float) -> str:
-    return f"{round(number, 4) + 0.0:.4f}"  # no -0.0000
-
-
-def _short(value: str | None) -> str:
-    """A value on part of a line; of a hash as much as tells two apart."""
-    cut = re.sub("[0-9a-f]{16,}", lambda found: found[0][:8] + "..", value or "")
-    return cut if len(cut) <= 120 else cut[:117] + "..."
-
-
-def _inline(line: str) -> str:
-    return line.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _shown(value: Any) -> str:

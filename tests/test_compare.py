@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from evalshim import results
-from evalshim.compare import CellName, Fact, Interval, compare, t_quantile, text, to_dict
+from evalshim.compare import CellName, Fact, compare, to_dict
+from evalshim.comparison_text import text
 from evalshim.errors import ResultsError
+from evalshim.intervals import Interval, t_quantile
 from evalshim.spec import Row, Sample
 
 SHA, OTHER = "ab12" * 16, "cd34" * 16
