@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,37 +81,44 @@ def _results(folder: Path) -> dict[str, str]:
 SETS = ("demo_shapes", "demo_gsm8k", "demo_arc")
 
 
-def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path, counting: Counting) -> None:
+def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     """Over both backends: every sample is answered once in the results, which are those of an
     undisturbed run, and no more calls are repeated than were in flight."""
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(2**31)))
     print(f"CHAOS_SEED={seed}")
-    dice = random.Random(seed)
     quiet = tmp_path / "quiet"
     quiet.mkdir()
-    path = _config(quiet, counting.endpoint, *SETS)
-    assert shim("run", path, "--no-preflight", cwd=quiet).returncode == 0
-    wanted, n = _results(quiet), len(chaos.samples(quiet))
-    assert counting.reset() == n
+    with Counting(0.05) as served:
+        path = _config(quiet, served.endpoint, *SETS)
+        assert shim("run", path, "--no-preflight", cwd=quiet).returncode == 0
+        wanted, n = _results(quiet), len(chaos.samples(quiet))
+        assert served.reset() == n
     kills: Counter[str] = Counter()
-    rounds = 0
-    while kills.total() < KILLS:
-        rounds += 1
-        folder = tmp_path / f"round{rounds}"
-        folder.mkdir()
-        path = _config(folder, counting.endpoint, *SETS)
-        most = min(12, KILLS - kills.total())
-        toll = chaos.finish(folder, path, dice, (0.3, 4.0), most)
-        kills.update(toll.kills)
+    rounds = itertools.count(1)
 
-        assert chaos.wait_until(lambda f=folder: not chaos.left_of(f)), chaos.left_of(folder)
-        assert _results(folder) == wanted
-        answered = Counter((s["dataset"], s["index"]) for s in chaos.samples(folder))
-        assert set(answered.values()) == {1}
-        calls = counting.reset()
-        # In flight, and one or two whose answer had come and was not written yet.
-        assert n <= calls <= n + toll.n * (PARALLEL + 2), (calls, n, toll)
-    print(f"{kills} in {rounds} runs")
+    def killed(player: int) -> None:
+        dice = random.Random(seed + player)
+        while kills.total() < KILLS:
+            folder = tmp_path / f"round{next(rounds)}"
+            folder.mkdir()
+            with Counting(0.05) as served:
+                path = _config(folder, served.endpoint, *SETS)
+                toll = chaos.finish(folder, path, dice, (0.3, 4.0), 12)
+                calls = served.reset()
+            kills.update(toll.kills)
+
+            assert chaos.wait_until(lambda f=folder: not chaos.left_of(f)), chaos.left_of(folder)
+            assert _results(folder) == wanted
+            answered = Counter((s["dataset"], s["index"]) for s in chaos.samples(folder))
+            assert set(answered.values()) == {1}
+            # In flight, and one or two whose answer had come and was not written yet.
+            assert n <= calls <= n + toll.n * (PARALLEL + 2), (calls, n, toll)
+
+    # Two at a time: a run waits for most of the time that it takes.
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(killed, player) for player in range(2)]:
+            done.result()
+    print(f"{kills} in {next(rounds) - 1} runs")
 
 
 def _begun(folder: Path, words: list[str]) -> subprocess.Popen[str]:
