@@ -27,9 +27,9 @@ PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 OURS = """
 import sys
 from pathlib import Path
-from evalshim.adapters import custom_data
+from evalshim.adapters import {module}
 path = Path(sys.argv[1])
-custom_data.{step}
+{module}.{step}
 """
 UPSTREAMS = "import sys, pandas as pd; data = pd.read_csv(sys.argv[1], sep='\\t')"
 IMPORTS = {"evalshim": "from evalshim.adapters import custom_data; import PIL.Image",
@@ -49,8 +49,9 @@ def main() -> None:
         check = 'inspect(path, "mcq")'
         place = 'place(path, "mcq", path.parent / "placed" / "large.tsv")'
         upstream = envs.interpreter("vlmeval").python
-        measure("evalshim: check", sys.executable, OURS.format(step=check), path, "evalshim")
-        measure("evalshim: place", sys.executable, OURS.format(step=place), path, "evalshim")
+        for name, module, step in (("check", "custom_data", check), ("place", "placing", place)):
+            code = OURS.format(module=module, step=step)
+            measure(f"evalshim: {name}", sys.executable, code, path, "evalshim")
         measure("upstream: load", upstream, UPSTREAMS, path, "upstream")
 
 

@@ -106,8 +106,8 @@ class _Run(click.Command):
 @click.option("--predictions", metavar="PATH", help="With --mode eval: score these.")
 @click.option("--reuse", metavar="[RUN]", help="Go on from the newest run of the same, or RUN.")
 @click.option("--gpus", metavar="N", help="Data-parallel inference on N local GPUs.")
-@click.option("--fail-on", metavar="N", help="Unanswered samples a cell may have.  [default: 0]")
-@click.option("--verify-data", metavar="V", help="strict, or off for data files of your own.")
+@click.option("--fail-on", metavar="N", help="Samples a cell may lack: 5, or a share as 0.1.")
+@click.option("--verify-data", metavar="V", help="off: take data that is not the published one.")
 @click.option("--plugin", "plugins", metavar="FILE", multiple=True, help="Python code of yours.")
 @click.option("--python", metavar="PY", help="An interpreter that has the upstream installed.")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
@@ -371,7 +371,8 @@ main.add_command(cli_housekeeping.logs)
 def compare(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
     """Say whether two runs may be compared, and how the SECOND differs from the FIRST.
 
-    Exit 1 where something other than the model differs: upstream, data, scorer, limit.
+    Exit 1 where something other than the model and its parameters differs: upstream, data,
+    scorer, limit.
     """
     from evalshim import compare, comparison_text, results
 

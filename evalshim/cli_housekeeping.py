@@ -95,7 +95,8 @@ def logs(
 ) -> None:
     """Show what the upstreams printed in RUN (default: the newest), or for one CELL of it.
 
-    RUN is an id or a path. CELL is a cell's id, or a part of its model's or dataset's name.
+    RUN is an id or a path. CELL is a cell's id, or a part of its model's or dataset's name;
+    without it, what belongs to no cell.
     """
     from evalshim import housekeeping, run_logs
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -78,6 +78,10 @@ RUN_KEYS: dict[str, Callable[[Any, str], Any] | None] = {
     "python": readers.text,
     "upstream": readers.upstream,
 }
+
+
+# Keys of a run for which null is as good as nothing: `--set max_requests=null` lifts a limit.
+_MAY_BE_NONE = {field.name for field in fields(RunSpec) if field.default is None}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -165,7 +169,7 @@ def parse(
     known = {
         key: read(given[key], words.get(key, key))
         for key, read in RUN_KEYS.items()
-        if key in given and read
+        if key in given and read and not (given[key] is None and key in _MAY_BE_NONE)
     }
     known.setdefault("judge", judge_of_environment() or JudgeSpec())
     known["plugins"] = tuple(

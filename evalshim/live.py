@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from evalshim import config, header, kept, phases, process, redaction, results, sweep
+from evalshim import config, header, kept, phases, process, redaction, results, resumption, sweep
 from evalshim.backends import BACKENDS
 from evalshim.crew import Crew, Early
 from evalshim.deadlines import Deadlines
@@ -126,12 +126,16 @@ class LiveRun:
         try:
             with self.gate.open():
                 self._work(reporter, data)
+            whole = len(resumption.ended(self.header, self.plan)) == len(self.cells)
+            if whole and self.why_stopped != INTERRUPTED:
+                self.why_stopped = ""  # a limit that the last call reached
             self.header["status"] = "stopped" if self.why_stopped else "finished"
             if self.why_stopped == INTERRUPTED:
                 raise KeyboardInterrupt
             if self.why_stopped:
                 self.header["notices"].append(
-                    f"{header.STOPPED}{self.why_stopped}; `shim resume` goes on from here"
+                    f"{header.STOPPED}{self.why_stopped}; `shim resume "
+                    f"{os.path.relpath(self.folder)}` goes on from here"
                 )
         except KeyboardInterrupt:
             self.header["status"] = "interrupted"
@@ -318,6 +322,7 @@ class LiveRun:
     def _finish(self) -> RunResult:
         """Write the result files, decide the exit code."""
         begun = time.time()
+        self.header["finished_at"] = header.now()
         sweep.clean(self.folder / "upstream", redaction.unmistakable(self.secrets))
         unended = CellOutcome("failed", f"the run was {self.header['status']} before this ended")
         rows: list[Row] = []

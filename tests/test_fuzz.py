@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from evalshim import (
     compare,
+    comparison_text,
     config,
     data_files,
     dialects,
@@ -330,7 +331,7 @@ def _compared(random: random.Random, folder: Path) -> None:
             (folder / name / file).write_text(json.dumps(what, default=str))
         sample = json.dumps(_changed(SAMPLE, random), default=str)
         (folder / name / "samples.jsonl").write_text(sample + "\n")
-    compare.text(compare.compare(folder / "first", folder / "second"))
+    comparison_text.text(compare.compare(folder / "first", folder / "second"))
 
 
 def _converted(random: random.Random, folder: Path) -> None:

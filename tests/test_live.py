@@ -45,6 +45,7 @@ def test_unanswered_samples_are_held_against_the_whole_cell(
 
     assert result.exit_code == code
     assert (result.path / "results.csv").exists()
+    assert result.header["finished_at"] >= result.header["started_at"]
     assert [row.n_judge_failed for row in result.rows] == [ungraded]
 
 

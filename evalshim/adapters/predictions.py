@@ -122,10 +122,11 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> None:
     """Read the predictions of each cell before anything starts; ConfigError."""
     if not spec.predictions:
         return
-    if spec.predictions.is_file() and len(cells) > 1:
+    if spec.predictions.is_file() and len(spec.models) * len(spec.datasets) > 1:
+        named = [f"{m.name} x {d.name}" for m in spec.models for d in spec.datasets]
         raise ConfigError(
-            f"one file of predictions, and {len(cells)} cells",
-            ", ".join(f"{c.model.name} x {c.dataset.name}" for c in cells[:5]),
+            f"one file of predictions, and {len(named)} cells",
+            ", ".join(named[:5]),
             "name one model and one dataset, or give a folder with a file for each",
         )
     for cell in cells:

@@ -302,10 +302,21 @@ def test_a_limit_stops_a_run_that_can_be_gone_on_with(
         served.endpoint.latency = 0
 
         key = next(iter(limit))
-        done = shim("resume", "--set", f"{key}=100000", "--no-preflight", cwd=tmp_path)
+        done = shim("resume", "--set", f"{key}=null", "--no-preflight", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        assert "stopped: " not in done.stdout
         n = len(chaos.samples(tmp_path))
         assert n <= asked + served.reset() <= n + PARALLEL
+
+
+def test_a_limit_that_the_last_call_reaches_stops_nothing(tmp_path: Path) -> None:
+    with Counting(0.0) as served:
+        path = _config(tmp_path, served.endpoint, "demo_shapes", limit=3, max_requests=3)
+        done = shim("run", path, "--no-preflight", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout
+    assert "stopped" not in done.stdout
+    assert json.loads((tmp_path / "outputs/latest/run.json").read_text())["status"] == "finished"
 
 
 def test_a_cell_that_hangs_fails_and_the_next_goes_on(tmp_path: Path) -> None:
