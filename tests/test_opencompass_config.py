@@ -52,8 +52,10 @@ set_1 = [d if owners.setdefault(d['abbr'], 'mmlu') == 'mmlu' \
 else dict(d, abbr=d['abbr'] + '-mmlu') for d in set_1]
 datasets = [*set_0, *set_1]
 cells = {
-    'mine': {'datasets': [d['abbr'] for d in set_0], 'groups': [g['name'] for g in []]},
-    'mmlu': {'datasets': [d['abbr'] for d in set_1], 'groups': [g['name'] for g in groups_0]},
+    'mine': {'datasets': [d['abbr'] for d in set_0], 'groups': [g['name'] for g in [] \
+if all(owners.get(d['abbr']) == 'mine' for d in set_0)]},
+    'mmlu': {'datasets': [d['abbr'] for d in set_1], 'groups': [g['name'] for g in groups_0 \
+if all(owners.get(d['abbr']) == 'mmlu' for d in set_1)]},
 }
 summarizer = {'summary_groups': [*groups_0]}
 models = [*["""
@@ -204,6 +206,17 @@ def test_a_group_of_two_sets_is_imported_once() -> None:
     text = _render(mmlu, again)
     assert text.count("import mmlu_summary_groups") == 1
     assert "summarizer = {'summary_groups': [*groups_0]}" in text
+
+
+def test_a_group_averages_no_other_configuration_of_its_sets() -> None:
+    mmlu = registry.resolve("mmlu")
+    first = DatasetSpec("first", "opencompass", mmlu.target, summary_groups=mmlu.summary_groups)
+    sets = {f"set_{i}_0": [{"abbr": "mmlu_a"}, {"abbr": "mmlu_b"}] for i in range(2)}
+
+    found = _executed(_render(first, mmlu), **sets, groups_0=[{"name": "mmlu"}])["cells"]
+
+    assert found["first"] == {"datasets": ["mmlu_a", "mmlu_b"], "groups": ["mmlu"]}
+    assert found["mmlu"] == {"datasets": ["mmlu_a-mmlu", "mmlu_b-mmlu"], "groups": []}
 
 
 def test_a_dataset_of_several_parts_is_all_of_them() -> None:

@@ -78,7 +78,9 @@ def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | Non
         averages = " + ".join(f"groups_{groups.index(g)}" for g in dataset.summary_groups) or "[]"
         lines.append(
             f"    {dataset.name!r}: {{'datasets': [d['abbr'] for d in set_{i}],"
-            f" 'groups': [g['name'] for g in {averages}]}},"
+            # An upstream's group averages what bears a name, which may be another's set.
+            f" 'groups': [g['name'] for g in {averages}"
+            f" if all(owners.get(d['abbr']) == {dataset.name!r} for d in set_{i})]}},"
         )
     lines.append("}")
     all_groups = ", ".join(f"*groups_{i}" for i in range(len(groups)))

@@ -168,7 +168,10 @@ def prepare(
     config = spec.config
     if config is None:
         config = folder / "config.py"
-        owners = _owners([*(path.parent for path in earlier.values()), folder])
+        names = {dataset.name for dataset in spec.datasets}
+        earlier_owners = _owners(path.parent for path in earlier.values())
+        owners = {abbr: name for abbr, name in earlier_owners.items() if name in names}
+        owners |= _owners([folder])
         config.write_text(opencompass_config.render(cells, spec, owners), encoding="utf-8")
     foreign = predictions.place(cells, spec, folder / "given_predictions")
     return {

@@ -1,6 +1,7 @@
 """Results as they come, one a line: what a kill leaves behind is whole, and writing is linear."""
 
 import base64
+import errno
 import json
 import os
 import pickle
@@ -49,7 +50,9 @@ class Journal:
                 if self._file.tell():
                     self._file.write(b"\n")  # behind half a line
             # Whole, as other processes may add to the same file.
-            self._file.write(f"{text}\n".encode())
+            line = f"{text}\n".encode()
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
 
     def remove(self):
         with self._lock:

@@ -71,7 +71,11 @@ def _watch(grading, model):
         failed = model.fail_msg in str(answer)
         if failed or not _is_verdict(about, str(answer)):
             lacking(sample)
-        grading.count(sample, failed, lambda: _ask(model), about)
+        try:
+            grading.count(sample, failed, lambda: _ask(model), about)
+        except turns.Stopped as stop:
+            grading.stopped = stop
+            raise
         if not failed and not _is_verdict(about, str(answer)):
             grading.unread(sample, about)
         return answer
@@ -100,7 +104,6 @@ def _works(grading, model):
             grading.probe(lambda: _ask(model))
         except turns.Stopped as stop:
             grading.stopped = stop
-            grading.lacking(_ALL)
             raise
     if not grading.dead:
         return True
@@ -158,12 +161,14 @@ def judged(evaluate, watch, cell):
             with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
-                    if grading.stopped:
-                        raise grading.stopped  # upstream swallowed it
+                    if grading.stopped:  # upstream swallowed it
+                        grading.lacking(_ALL)
+                        raise grading.stopped
                     if not grading.refused and (not grading.dead or grading.without):
                         return result
                 except Exception as error:
                     if grading.stopped:
+                        grading.lacking(_ALL)
                         raise grading.stopped from error
                     _refuse(grading, error)
                 if not grading.may_do_without:

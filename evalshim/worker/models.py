@@ -9,6 +9,8 @@ from .journal import Journal
 
 # The key of what is known of all samples, beside those of single ones.
 _OF_ALL = "\x00all"
+# Sets (0.0.20) that cannot go on from the grades of some of their samples.
+_GRADED_WHOLE = ("UniSVG", "WorldVQA", "MMAlignBench")
 # Of a request, what is not a parameter of the answer.
 _ASKED = ("messages", "prompt", "model")
 
@@ -60,10 +62,12 @@ class Watch:
         have no answer now, note that they are none."""
         if noted := self._ungraded.read():
             data = getattr(self.dataset, "data", {})
-            indices = [str(index) for index in data["index"]] if "index" in data else []
+            by_index = "index" in data and "SUB_DATASET" not in data
+            by_index = by_index and type(self.dataset).__name__ not in _GRADED_WHOLE
+            indices = [str(index) for index in data["index"]] if by_index else []
             # As mcq_circular_eval (0.0.20) has it.
             groups = [str(int(i) % 1_000_000) if i.isdigit() else i for i in indices]
-            groups = map(str, data["g_index"]) if "g_index" in data else groups
+            groups = map(str, data["g_index"]) if by_index and "g_index" in data else groups
             samples = set(map(str, noted))
             grades.forget(eval_file, samples, indices, dict(zip(indices, groups, strict=True)))
             self._ungraded.remove()

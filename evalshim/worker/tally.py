@@ -67,11 +67,11 @@ class Tally:
         """Whether the predictions that a fork made are there, and what it scored."""
         stages = ["predictions", *(["results"] if part["grading"] else [])]
         files = [self._files(stage, part["cell"]) for stage in stages]
-        return all(abbr in found for abbr in part["seen"] for found in files)
+        return all(abbr in found for abbr in part["sets"] for found in files)
 
     def sets_of(self, part):
-        """The model and the abbr of each set that a fork has seen."""
-        return [(self.models[part["cell"]], abbr) for abbr in part["seen"]]
+        """The model and the abbr of each set that a fork did."""
+        return [(self.models[part["cell"]], abbr) for abbr in part["sets"]]
 
     def begin_part(self, task):
         """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
@@ -89,6 +89,7 @@ class Tally:
         grading = self.gradings.get(cell)
         return {
             "cell": cell,
+            "sets": [_pair(task)[1]],
             "seen": {abbr: seen.facts() for abbr, seen in self.seen[cell].items()},
             "failed": {abbr: _plain(e) for abbr, e in self.failed.get(cell, {}).items()},
             "grading": grading.facts() if grading else None,

@@ -145,13 +145,13 @@ def test_a_sample_that_is_answered_at_last_is_graded_anew(setting: Setting) -> N
     assert again and all("number 3?" in text for text in again)
 
 
-@pytest.mark.parametrize("kind", ["choices", "said", "opencompass"])
+@pytest.mark.parametrize("kind", ["choices", "said", "opencompass", "opencompass-reused"])
 def test_what_the_judge_left_ungraded_is_graded(
     setting: Setting, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting.model.says = WORDY
     setting.judge.broken = {2}
-    if kind == "opencompass":
+    if kind.startswith("opencompass"):
         path = setting.folder / "data" / "aime.jsonl"
         path.parent.mkdir()
         lines = [{"origin_prompt": f"What is number {k}?", "gold_answer": 1} for k in range(N)]
@@ -163,7 +163,9 @@ def test_what_the_judge_left_ungraded_is_graded(
         dataset = said(setting.folder / "one.tsv")
     else:
         dataset = choices(setting.folder / "one.tsv")
-    before = setting.run(dataset)
+    if kind.endswith("reused"):
+        assert setting.run(dataset, mode="infer").returncode == 0
+    before = setting.run(dataset, reuse=kind.endswith("reused"))
     assert before.returncode == 1, before.stderr
     assert primary(before)["one"]["n_judge_failed"] == 1
     setting.judge.broken = set()
