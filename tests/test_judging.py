@@ -79,6 +79,26 @@ def test_what_is_scored_by_rules_is_not(tmp_path: Any) -> None:
         _graded(tmp_path, "MEGABench", subset_name="open")(path)
 
 
+def test_an_evaluation_within_another_leaves_that_watched(tmp_path: Path) -> None:
+    """CreationMMBench evaluates its answers in both orders."""
+    new_watch: Any = models.Watch
+    watch = new_watch({"id": "c", "retries": 0})
+    watch.go_on(str(tmp_path))
+    watched = []
+
+    def evaluate(path: str, inner: bool = False) -> str:
+        if not inner:
+            outer(path, inner=True)
+        watched.append(judging._grading)
+        return path
+
+    outer: Any = judging.judged(evaluate, watch, {"judge": None})  # type: ignore[no-untyped-call]
+    path = str(tmp_path / "x.tsv")
+
+    assert outer(path) == path
+    assert watched == [watch.grading] * 2
+
+
 PEER = {"eval_cfg": {"evaluator": {"type": "opencompass.datasets.PEER_Evaluator"}}}
 
 

@@ -69,14 +69,15 @@ def _watch(grading, model):
             lacking(sample)
             raise
         failed = model.fail_msg in str(answer)
-        if failed or not _is_verdict(about, str(answer)):
+        unread = not failed and not _is_verdict(about, str(answer))
+        if failed or unread:
             lacking(sample)
         try:
             grading.count(sample, failed, lambda: _ask(model), about)
         except turns.Stopped as stop:
             grading.stopped = stop
             raise
-        if not failed and not _is_verdict(about, str(answer)):
+        if unread:
             grading.unread(sample, about)
         return answer
 
@@ -140,6 +141,8 @@ def judged(evaluate, watch, cell):
 
     def graded(*args, **kwargs):
         global _grading
+        if _grading is not None:
+            return evaluate(*args, **kwargs)  # within another (CreationMMBench, 0.0.20)
         judge = cell["judge"]
         # MEGABench's core is scored by rules.
         by_rules = getattr(watch.dataset, "subset_name", "") == "core"
