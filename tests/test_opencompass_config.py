@@ -39,8 +39,10 @@ dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], path='/data/my gsm8k
 reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
 test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
 for d in set_0]
+own_0 = [d['abbr'] for d in set_0]
 set_0 = [d if owners.setdefault(d['abbr'], 'mine') == 'mine' \
 else dict(d, abbr=d['abbr'] + '-mine') for d in set_0]
+owners.update((d['abbr'], 'mine') for d in set_0)
 set_1 = [*set_1_0]
 set_1 = [dict(d, reader_cfg=dict(d['reader_cfg'], test_range='[:3]')) for d in set_1]
 set_1 = [dict(d, eval_cfg=dict(d['eval_cfg'], evaluator=dict(d['eval_cfg']['evaluator'], \
@@ -48,14 +50,16 @@ dataset_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'], \
 reader_cfg=dict(d['eval_cfg']['evaluator']['dataset_cfg'].get('reader_cfg', {}), \
 test_range='[:3]'))))) if d.get('eval_cfg', {}).get('evaluator', {}).get('dataset_cfg') else d \
 for d in set_1]
+own_1 = [d['abbr'] for d in set_1]
 set_1 = [d if owners.setdefault(d['abbr'], 'mmlu') == 'mmlu' \
 else dict(d, abbr=d['abbr'] + '-mmlu') for d in set_1]
+owners.update((d['abbr'], 'mmlu') for d in set_1)
 datasets = [*set_0, *set_1]
 cells = {
     'mine': {'datasets': [d['abbr'] for d in set_0], 'groups': [g['name'] for g in [] \
-if all(owners.get(d['abbr']) == 'mine' for d in set_0)]},
+if own_0 == [d['abbr'] for d in set_0]]},
     'mmlu': {'datasets': [d['abbr'] for d in set_1], 'groups': [g['name'] for g in groups_0 \
-if all(owners.get(d['abbr']) == 'mmlu' for d in set_1)]},
+if own_1 == [d['abbr'] for d in set_1]]},
 }
 summarizer = {'summary_groups': [*groups_0]}
 models = [*["""

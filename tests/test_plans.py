@@ -216,10 +216,15 @@ class TestEarlier:
     def _prediction(self, folder: Path, cell: Cell) -> Path:
         label = slug(cell.model.name)
         below = folder / "upstream" / cell.dataset.backend
+        below.mkdir(parents=True, exist_ok=True)
         if cell.dataset.backend == "vlmeval":
             path = below / cell.id / label / f"{label}_{cell.dataset.target}.tsv"
         else:
-            path = below / "20260102_030406" / "predictions" / label / "gsm8k.json"
+            abbr = "gsm8k" if "gsm8k" in cell.dataset.target else cell.dataset.name
+            path = below / "20260102_030406" / "predictions" / label / f"{abbr}.json"
+            known = below / "owners.json"
+            owners = json.loads(known.read_text()) if known.exists() else {}
+            known.write_text(json.dumps({**owners, abbr: cell.dataset.name}))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -323,6 +328,22 @@ class TestEarlier:
         assert self._found(spec("gsm8k", "demo_shapes", "demo_arc")) == {
             "20260102-030405", "20260103-030405",
         }  # fmt: skip
+
+    def test_of_another_configuration_of_the_same_set_is_passed_over(self, spec: Spec) -> None:
+        """Both would be `gsm8k.json`."""
+        few, zero = (
+            {"name": name, "dataset": f"opencompass:{target}"}
+            for name, target in (
+                ("few", "gsm8k_gen_1d7fe4"),
+                ("zero", "gsm8k_gen"),
+            )
+        )
+        self._ran(spec(few), "20260102-030405")
+        both = self._ran(spec(few, zero), "20260103-030405", predicted=False)
+        self._prediction(both, plans.cells_of(spec(zero))[0]).touch()
+
+        assert self._found(spec(few)) == {"20260102-030405"}
+        assert self._found(spec(zero)) == {"20260103-030405"}
 
     def test_of_a_dataset_whose_name_begins_alike_is_none(self, spec: Spec) -> None:
         both = spec("MMBench_DEV_EN", "MMBench_DEV_EN_V11", mode="eval")

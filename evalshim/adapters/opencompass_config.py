@@ -42,7 +42,7 @@ def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | Non
         spec: The run.
         owners: By abbr, the dataset whose results bear it in this run so far. Upstream names
             results by the `abbr` alone, which two configurations of one set share: the first
-            keeps it, another adds its own name, then and whenever the run is gone on with.
+            keeps it, another adds its `suffix`, then and whenever the run is gone on with.
     """
     datasets = list(dict.fromkeys(c.dataset for c in cells))
     models = list({c.model.name: c.model for c in cells}.values())
@@ -68,19 +68,22 @@ def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | Non
             parts = [f"*set_{i}_{j}" for j in range(len(dataset.target.split()))]
             lines.append(f"set_{i} = [{', '.join(parts)}]")
             lines += _changes(f"set_{i}", dataset, spec.limit)
-        lines.append(
-            f"set_{i} = [d if owners.setdefault(d['abbr'], {dataset.name!r}) == {dataset.name!r}"
-            f" else dict(d, abbr=d['abbr'] + {'-' + slug(dataset.name)!r}) for d in set_{i}]"
-        )
+        name = dataset.name
+        lines += [
+            f"own_{i} = [d['abbr'] for d in set_{i}]",
+            f"set_{i} = [d if owners.setdefault(d['abbr'], {name!r}) == {name!r}"
+            f" else dict(d, abbr=d['abbr'] + {suffix(dataset)!r}) for d in set_{i}]",
+            f"owners.update((d['abbr'], {name!r}) for d in set_{i})",
+        ]
     lines.append("datasets = [" + ", ".join(f"*set_{i}" for i in range(len(datasets))) + "]")
     lines.append("cells = {")
     for i, dataset in enumerate(datasets):
         averages = " + ".join(f"groups_{groups.index(g)}" for g in dataset.summary_groups) or "[]"
         lines.append(
             f"    {dataset.name!r}: {{'datasets': [d['abbr'] for d in set_{i}],"
-            # An upstream's group averages what bears a name, which may be another's set.
+            # A group averages what bears upstream's own names, which may be another's sets.
             f" 'groups': [g['name'] for g in {averages}"
-            f" if all(owners.get(d['abbr']) == {dataset.name!r} for d in set_{i})]}},"
+            f" if own_{i} == [d['abbr'] for d in set_{i}]]}},"
         )
     lines.append("}")
     all_groups = ", ".join(f"*groups_{i}" for i in range(len(groups)))
@@ -100,6 +103,11 @@ def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | Non
         }
         lines.append(f"{stage} = {pformat(stage_config, width=96, sort_dicts=False)}")
     return "\n".join(lines) + "\n"
+
+
+def suffix(dataset: DatasetSpec) -> str:
+    """What tells a set from another dataset's of the same `abbr`."""
+    return f"-{slug(dataset.name)}"
 
 
 def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:

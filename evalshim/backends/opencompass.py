@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ _OF_FILES = (
     "input_columns", "meta_path", "options", "output_column", "template",
 )  # fmt: skip
 _DATA_TYPES = ("mcq", "qa", "circular-mcq")
+# Beside the folders of upstream's runs.
+_OWNERS = "owners.json"
 _OF_ENDPOINTS = ("temperature", "top_p", "seed", "system_prompt", "timeout", "extra_body", "retry")
 
 
@@ -151,14 +152,33 @@ def abbr(model: ModelSpec, spec: RunSpec) -> str:
 
 
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
+    work_dir = run_dir / "upstream" / "opencompass"
     model = abbr(cell.model, spec)  # of a user's own configuration it may hold slashes
-    runs = (run_dir / "upstream" / "opencompass").glob("*/predictions")
-    # Of a run that was cut short the worker's journal is all there is (InferTask).
-    kinds = (".json", ".journal")
-    found = sorted(
-        path.parent for path in runs if any(p.suffix in kinds for p in (path / model).rglob("*"))
-    )
-    return found[-1] if found else None
+    sets = _sets(cell, spec, work_dir)
+    for folder in sorted(work_dir.glob("*/predictions"), reverse=True):
+        own = folder / model
+        if any(_is_of(sets, path.relative_to(own)) for path in own.rglob("*.json*")):
+            return folder.parent
+    return None
+
+
+def _sets(cell: Cell, spec: RunSpec, work_dir: Path) -> list[str]:
+    """The abbrs of a cell's sets in a run of upstream's there."""
+    if spec.config:
+        return [cell.dataset.name]
+    return [abbr for abbr, name in _owners(work_dir).items() if name == cell.dataset.name]
+
+
+def _is_of(sets: Sequence[str], path: Path) -> bool:
+    """Whether a file has predictions of one of some sets: whole, begun (tmp_), or divided (_0).
+
+    Of a run that was cut short the worker's journal is all there is (InferTask), or what it put
+    aside (opencompass_earlier).
+    """
+    stem, _, aside = path.name.removeprefix("tmp_").partition(".json")
+    name = str(path.with_name(stem or "x"))
+    known = aside in ("", ".journal", ".lacking")
+    return known and (name in sets or name.rpartition("_")[0] in sets)
 
 
 def prepare(
@@ -168,11 +188,8 @@ def prepare(
     config = spec.config
     if config is None:
         config = folder / "config.py"
-        names = {dataset.name for dataset in spec.datasets}
-        earlier_owners = _owners(path.parent for path in earlier.values())
-        owners = {abbr: name for abbr, name in earlier_owners.items() if name in names}
-        owners |= _owners([folder])
-        config.write_text(opencompass_config.render(cells, spec, owners), encoding="utf-8")
+        text = opencompass_config.render(cells, spec, _owners(folder))
+        config.write_text(text, encoding="utf-8")
     foreign = predictions.place(cells, spec, folder / "given_predictions")
     return {
         "plugins": plugin_files.loaded_by(spec.plugins, "opencompass"),
@@ -186,7 +203,7 @@ def prepare(
             "mode": spec.mode,
         },
         "stamp": _stamp(folder),
-        "reuse": {cell: str(path) for cell, path in earlier.items()},
+        "owners": str(folder / _OWNERS),
         "cells": [
             {
                 "id": c.id,
@@ -196,18 +213,25 @@ def prepare(
                     spec.judge_of(c.dataset), "opencompass", spec.concurrency
                 ),
                 "predictions": foreign.get(c.id),
+                "suffix": opencompass_config.suffix(c.dataset),
+                "reuse": {
+                    "folder": str(earlier[c.id]),
+                    "sets": _sets(c, spec, earlier[c.id].parent),
+                }
+                if c.id in earlier
+                else None,
             }
             for c in cells
         ],
     }
 
 
-def _owners(folders: Iterable[Path]) -> dict[str, str]:
-    """By abbr, the dataset of ours that had it in runs so far; the last of these is right."""
-    found: dict[str, str] = {}
-    for folder in dict.fromkeys(folders):
-        with contextlib.suppress(OSError, ValueError):
-            found.update(json.loads((folder / "owners.json").read_text(encoding="utf-8")))
+def _owners(work_dir: Path) -> dict[str, str]:
+    """By abbr, the dataset of ours whose results bear it in runs of upstream's there so far."""
+    try:
+        found: dict[str, str] = json.loads((work_dir / _OWNERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
     return found
 
 

@@ -12,8 +12,6 @@ from glob import escape, glob
 from . import predictions
 from .journal import Journal
 
-_OWNERS = "owners.json"
-
 
 def go_on(job, tally):
     """Look through what this run has already: upstream takes a file that is there for whole.
@@ -95,39 +93,47 @@ def copy_earlier(job, parts, stamp, tally):
     """
     found = False
     for cell in job["cells"]:
-        source = (job.get("reuse") or {}).get(cell["id"])
-        owners = owners_in(os.path.dirname(source)) if source else {}
-        for abbr in parts[cell["dataset"]]["datasets"] if source else ():
-            if owners.get(abbr, cell["dataset"]) != cell["dataset"]:
-                continue  # another set, which bore the name there
-            # Upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...).
-            folder, name = os.path.split(os.path.join("predictions", cell["model"], abbr))
-            here = escape(os.path.join(source, folder))
-            for path in glob(os.path.join(here, "*.json")) + glob(os.path.join(here, "*.journal")):
-                if os.path.islink(path):  # which may lead out of the run
-                    continue
-                stem = os.path.basename(path).removesuffix(".journal").removesuffix(".json")
-                stem = stem.removeprefix("tmp_")
-                if path.endswith(f"/{name}.json") and _lacks_answers(job, cell, abbr, path, tally):
-                    continue
-                if stem == name or stem.rpartition("_")[0] == name:
-                    place = os.path.join(job["arguments"]["work_dir"], stamp, folder)
-                    os.makedirs(place, exist_ok=True)
-                    target = os.path.join(place, os.path.basename(path))
-                    if not os.path.exists(target):
-                        shutil.copyfile(path, f"{target}.copy")
-                        os.replace(f"{target}.copy", target)
-                    found = True
+        earlier, suffix = cell.get("reuse"), cell["suffix"]
+        for abbr in parts[cell["dataset"]]["datasets"] if earlier else ():
+            # There it may have been the first of its name, or not.
+            names = (abbr, abbr.removesuffix(suffix), abbr + suffix)
+            there = next((name for name in names if name in earlier["sets"]), None)
+            if there:
+                place = os.path.join(job["arguments"]["work_dir"], stamp)
+                found |= _copy(earlier["folder"], there, place, abbr, cell, job, tally)
     return found
 
 
-def owners_in(folder):
-    """By abbr, the dataset of ours whose results bear it in a folder of runs of upstream's."""
-    return _read(os.path.join(folder, _OWNERS)) or {}
+def _copy(earlier, there, place, abbr, cell, job, tally):
+    """Copy upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...)."""
+    found = False
+    source = os.path.join(earlier, "predictions", cell["model"], there)
+    target = os.path.join(place, "predictions", cell["model"], abbr)
+    folder, name = os.path.split(source)
+    for path in glob(os.path.join(escape(folder), "*.json*")):
+        stem, _, aside = os.path.basename(path).partition(".json")
+        begun, stem = stem.startswith("tmp_"), stem.removeprefix("tmp_")
+        is_of = stem == name or stem.rpartition("_")[0] == name
+        if not is_of or os.path.islink(path):  # which may lead out of the run
+            continue
+        if aside == ".lacking":
+            tally.know(cell["model"], abbr, _read(path) or {})
+        if aside not in ("", ".journal"):
+            continue
+        if path == f"{source}.json" and _lacks_answers(job, cell, abbr, path, tally):
+            continue
+        new = f"{target}{stem[len(name) :]}.json{aside}"
+        new = os.path.join(os.path.dirname(new), "tmp_" * begun + os.path.basename(new))
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        if not os.path.exists(new):
+            shutil.copyfile(path, f"{new}.copy")
+            os.replace(f"{new}.copy", new)
+        found = True
+    return found
 
 
-def write_owners(folder, owners):
-    path = os.path.join(folder, _OWNERS)
+def write_owners(path, owners):
+    """Keep which dataset of ours each abbr is of, by which a later run finds its answers."""
     with open(f"{path}.new", "w", encoding="utf-8") as file:
         json.dump(owners, file)
     os.replace(f"{path}.new", path)

@@ -9,11 +9,14 @@ Job, beside what `__main__` says:
     arguments: of the `opencompass` command, by the names that its parser gives them
     cells:     [{"id", "model": upstream's abbr, "dataset": key of `cells`, or abbr,
                "judge": what grades it (adapters/judge_env.py), or null,
-               "predictions": {stem: file of predictions made elsewhere}, or null}]
+               "predictions": {stem: file of predictions made elsewhere}, or null,
+               "suffix": of the abbrs of its sets where another dataset has them too,
+               "reuse": {"folder": of an earlier run of upstream's, "sets": its abbrs there},
+               or null}]
     served:    the configuration is a generated one, all its models are behind endpoints
     limited:   a limit takes part of each set
     count:     true: only say what each cell would ask (`counted`)
-    reuse:     {cell id: folder of an earlier run of upstream's, or null}
+    owners:    where to write down which dataset each abbr is of, for whoever goes on from here
 `finished` has status "failed" where there are answers and no result. It adds, as in
 run_vlmeval: judge_built, judge_fallback, judge_failed, reported, sent, last_error; errors and
 finish, here {abbr: [[text, [index, ...]], ...]}; unjudged, here [abbr, ...]. Beside them:
@@ -58,7 +61,11 @@ def run(job):
         return
     work_dir = job["arguments"]["work_dir"]
     config = job["config"]
-    parts = describe(config)["cells"] if job["native"] else _parts(config, work_dir)
+    if job["native"]:
+        parts = describe(config)["cells"]
+    else:
+        parts, owners = _parts(config)
+        opencompass_earlier.write_owners(job["owners"], owners)
     turns.begin(job)
     tally = Tally(job["cells"], parts, grades=job["arguments"].get("mode") != "infer")
     if job["native"]:
@@ -223,15 +230,14 @@ def _abbr(config, kind):
     return getattr(abbr, f"{kind}_abbr_from_cfg")(config)
 
 
-def _parts(path, work_dir):
-    """The `cells` of a generated configuration; `whole` is the group over all sets of one.
+def _parts(path):
+    """The `cells` of a generated configuration, and its `owners`.
 
-    Its `owners` are written down, for whoever goes on from this run.
+    `whole` is the group over all sets of one.
     """
     from mmengine.config import Config
 
     config = Config.fromfile(path, format_python_code=False)
-    opencompass_earlier.write_owners(work_dir, dict(config.owners))
     api_imports.for_scoring(config.datasets)
     groups = {g["name"]: g["subsets"] for g in config.summarizer["summary_groups"]}
     judges = {d["abbr"]: opencompass_judge.named(d) for d in config.datasets}
@@ -240,7 +246,7 @@ def _parts(path, work_dir):
         names = [s if isinstance(s, str) else s[0] for s in groups.get(name, ())]
         return {abbr for n in names for abbr in spread(n)} if names else {name}
 
-    return {
+    parts = {
         name: {
             **part,
             "judge": next(filter(None, (judges.get(abbr) for abbr in part["datasets"])), ""),
@@ -248,3 +254,4 @@ def _parts(path, work_dir):
         }
         for name, part in config.cells.items()
     }
+    return parts, dict(config.owners)
