@@ -39,6 +39,27 @@ def test_a_later_run_goes_on_where_this_one_was_cut_short(tmp_path: Path) -> Non
     assert [*tmp_path.iterdir()] == []
 
 
+def test_what_is_not_to_be_kept_is_asked_for_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "judge.journal")
+
+    def keeps(asked: str, answer: str) -> bool:
+        return asked == "b" or answer != "nonsense"
+
+    def all_said(**how: Any) -> list[str]:
+        """What an earlier run has, and then "nonsense" to all."""
+        seen = Answers(path, **how)
+        call = seen.begin(["a", "b"], 64)
+        found = [seen.earlier(call, i) for i in (0, 1)]
+        for position in (0, 1):
+            seen.note(call, position, "nonsense", _said())
+        return found
+
+    assert all_said(keeps=keeps) == ["", ""]
+    assert all_said() == ["", "nonsense"]  # a version that keeps everything
+    assert all_said() == ["nonsense", "nonsense"]
+    assert all_said(keeps=keeps) == ["", "nonsense"]
+
+
 def test_without_a_file_nothing_is_kept() -> None:
     seen = Answers()
     call = seen.begin(["a"], 64)

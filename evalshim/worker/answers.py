@@ -17,6 +17,8 @@ class Answers:
         size: Samples of the set.
         tick: Called with how many more of them are done.
         known: Answers of an earlier run, by the position of their sample.
+        keeps: Called with an input and an answer: whether that is one for a later run to go on
+            from, or to be asked for again.
 
     A dialogue is a sample that takes several calls; it is begun, and ended, by name.
 
@@ -28,7 +30,14 @@ class Answers:
         calls: How often the model was called.
     """
 
-    def __init__(self, path=None, size=None, tick=lambda more: None, known=None):
+    def __init__(
+        self,
+        path=None,
+        size=None,
+        tick=lambda more: None,
+        known=None,
+        keeps=lambda asked, answer: True,
+    ):
         self.errors = {}
         self.finish = {}
         self.last_error = ""
@@ -39,6 +48,7 @@ class Answers:
         self._known = known or {}
         self._size = size
         self._tick = tick
+        self._keeps = keeps
         self.calls = 0
         self._open = set()  # asked already, in which call and at which position
         self._dialogue = None
@@ -46,7 +56,7 @@ class Answers:
         self._lock = threading.Lock()
 
     def begin(self, inputs, max_out_len):
-        """A call of the model with all `inputs`: their keys, and which samples they are of."""
+        """A call of the model with all `inputs`: its number, they, their keys, their samples."""
         self.calls += 1
         keys = None
         if self._journal:
@@ -56,7 +66,7 @@ class Answers:
         samples = range(self._size or 0) if self.calls == 1 else ()
         if self._dialogue is not None:
             samples = [self._dialogue]
-        return self.calls, keys, samples if len(samples) == len(inputs) else None
+        return self.calls, inputs, keys, samples if len(samples) == len(inputs) else None
 
     def begin_dialogue(self, sample):
         self._dialogue = sample
@@ -70,12 +80,14 @@ class Answers:
         self._dialogue = None
 
     def earlier(self, call, position):
-        _, keys, samples = call
+        _, inputs, keys, samples = call
         kept = self._kept.get(keys[position], "") if keys else ""
         if isinstance(kept, list):  # it did not end by itself
             kept, finish = kept
             if samples:
                 self.finish[samples[position]] = finish
+        if not self._keeps(inputs[position], kept):
+            kept = ""
         return kept or (self._known.get(samples[position], "") if samples else "")
 
     def count(self, more):
@@ -84,8 +96,8 @@ class Answers:
 
     def note(self, call, position, answer, said):
         """Keep an answer; `said` has the `error` and the `finish` reason of its last call."""
-        number, keys, samples = call
-        if answer and keys:
+        number, inputs, keys, samples = call
+        if answer and keys and self._keeps(inputs[position], answer):
             whole = said.finish in ("", "stop")
             self._journal.add(keys[position], answer if whole else [answer, said.finish])
         with self._lock:

@@ -129,6 +129,11 @@ def is_verdict(prompt, answer):
     return None
 
 
+def may_be_verdict(prompt, answer):
+    """Whether an answer is one to go on from: the judge is asked again for what is none."""
+    return is_verdict(str(prompt), answer) is not False
+
+
 def _config(grading):
     if grading.judge is None:
         raise grading.error()

@@ -179,7 +179,8 @@ class Tally:
         name = (self.part_name or self.current).replace("/", "_")
         folder = os.path.join(self.work_dir, "judge_journals")
         os.makedirs(folder, exist_ok=True)
-        return Answers(os.path.join(folder, f"{name}_{number}.journal"))
+        path = os.path.join(folder, f"{name}_{number}.journal")
+        return Answers(path, keeps=opencompass_judge.may_be_verdict)
 
     def expect(self, samples):
         self._count(self.current, self.total, samples)

@@ -29,10 +29,12 @@ WORDY = "It is surely the first of them"
 
 @dataclass
 class Voice:
-    """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`."""
+    """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`,
+    and what is no verdict about those of the `puzzling` words."""
 
     says: str
     broken: set[int] = field(default_factory=set)
+    puzzling: str = "-never-"
     lives: int = 1000
     asked: list[str] = field(default_factory=list)
 
@@ -41,6 +43,8 @@ class Voice:
         self.asked.append(text)
         if len(self.asked) > self.lives or any(f"number {k}?" in text for k in self.broken):
             raise ConnectionAbortedError("not now")
+        if self.puzzling in text:
+            return "I would rather talk of the weather."
         # What upstream shows a judge where a model did not answer.
         return "Z" if "Failed to obtain answer" in text else self.says
 
@@ -72,9 +76,9 @@ class Setting:
         (self.folder / "eval.json").write_text(json.dumps(config))
         return shim("run", "eval.json", "--no-preflight", "--json", cwd=self.folder)
 
-    def go_on(self, *args: object) -> subprocess.CompletedProcess[str]:
+    def go_on(self, *args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = shim("resume", *args, "--no-preflight", "--json", cwd=self.folder)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return done
 
     def correct(self) -> dict[str, list[Any]]:
@@ -113,6 +117,14 @@ def said(path: Path) -> dict[str, Any]:
     lines = "".join(f"{k}\tWhat is number {k}?\tit\n" for k in range(N))
     path.write_text(f"index\tquestion\tanswer\n{lines}")
     return {"name": path.stem, "path": str(path), "format": "vqa", "scorer": "judge"}
+
+
+def sums(path: Path) -> dict[str, Any]:
+    """Six questions of a set of OpenCompass's, whose answers a judge compares."""
+    asked = [f"Of {path.stem}, what is number {k}?" for k in range(N)]
+    lines = [{"origin_prompt": question, "gold_answer": 1} for question in asked]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"name": path.stem, "dataset": f"opencompass:{SUMS}", "path": str(path)}
 
 
 def primary(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -178,6 +190,34 @@ def test_what_the_judge_left_ungraded_is_graded(
     assert (after["n_judge_failed"], after["score"], after["scorer"]) == (0, 1.0, "j")
     again = setting.judge.about_samples()
     assert again and all("number 2?" in text for text in again)
+
+
+def test_only_of_what_was_no_verdict_is_the_judge_asked_again(setting: Setting) -> None:
+    setting.judge.puzzling = "Of two, what is number 2?"
+
+    def ungraded(done: subprocess.CompletedProcess[str]) -> dict[str, set[tuple[Any, ...]]]:
+        found: dict[str, set[tuple[Any, ...]]] = {}
+        for row in (row for row in rows(done) if row["is_primary"]):
+            of_row = (row["n_judge_failed"], row["scorer"], row["status"], round(row["score"], 3))
+            found.setdefault(row["dataset"], set()).add(of_row)
+        return found
+
+    good, lacking = {(0, "j", "scored", 1.0)}, {(1, "j", "scored", 0.833)}
+    before = setting.run(sums(setting.folder / "one.jsonl"), sums(setting.folder / "two.jsonl"))
+    assert before.returncode == 1, before.stderr
+    assert len(setting.judge.about_samples()) == 2 * N
+    assert ungraded(before) == {"one": good, "two": lacking}
+    setting.model.asked.clear()
+
+    assert ungraded(setting.go_on(code=1)) == {"one": good, "two": lacking}
+    again = setting.judge.about_samples()
+    assert [setting.judge.puzzling in text for text in again] == [True]
+
+    setting.judge.puzzling = "-never-"
+    assert ungraded(setting.go_on()) == {"one": good, "two": good}
+    again = setting.judge.about_samples()
+    assert ["Of two, what is number 2?" in text for text in again] == [True]
+    assert setting.model.about_samples() == []
 
 
 @pytest.mark.parametrize("circular", [False, True])
