@@ -7,6 +7,12 @@ from . import channel
 from .journal import Journal
 
 _ASKED = ("messages", "model", "timeout", "extra_body")
+_FACTS = ("errors", "finish", "last_error", "sent", "reported")
+
+
+def facts(seen):
+    """What is known of a set, for another process; `seen` may have come from one."""
+    return {name: getattr(seen, name) for name in _FACTS}
 
 
 class Answers:
@@ -123,11 +129,6 @@ class Answers:
             sent = {key: value for key, value in query.items() if key not in _ASKED}
             sent.update(query.get("extra_body") or {})
             self.sent = {key: value for key, value in sent.items() if value is not None}
-
-    def facts(self):
-        """What is known at the end, for another process."""
-        known = ("errors", "finish", "last_error", "sent", "reported")
-        return {name: getattr(self, name) for name in known}
 
     def done(self):
         """Upstream has written them all."""

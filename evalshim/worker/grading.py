@@ -77,7 +77,7 @@ class Grading:
     def facts(self):
         """What is known at the end, for another process."""
         known = ("built", "dead", "without", "reported", "problem", "blind")
-        return {"ungraded": len(self.ungraded), **{name: getattr(self, name) for name in known}}
+        return {"ungraded": self.n_ungraded, **{name: getattr(self, name) for name in known}}
 
     def add(self, facts):
         """Take over what another process knows of its samples."""

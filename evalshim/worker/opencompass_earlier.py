@@ -10,7 +10,6 @@ import shutil
 from glob import escape, glob
 
 from . import predictions
-from .journal import Journal
 
 
 def go_on(job, tally):
@@ -26,18 +25,14 @@ def go_on(job, tally):
         for path in glob(os.path.join(escape(folder), kind, "**", "*.json"), recursive=True):
             if not _is_json(path):
                 os.remove(path)
-    tally.parts_seen = Journal(os.path.join(folder, "parts.jsonl"))
     for model, abbr in tally.cells:
         if job["arguments"].get("mode") != "eval":
             _ask_again(tally, model, abbr, os.path.join(folder, "predictions"))
-    for part in tally.parts_seen.read().values():
-        if part["cell"] not in tally.parts:
-            continue  # it has ended
+    for (model, abbr), part in tally.kept().items():
         grading = part["grading"]
         if grading and (grading["ungraded"] or grading["without"]):
             # Graded anew; the judge's own journal has what it said.
-            for model, abbr in tally.sets_of(part):
-                _remove(os.path.join(folder, "results", model, f"{abbr}.json"))
+            _remove(os.path.join(folder, "results", model, f"{abbr}.json"))
             part = {**part, "grading": None}
         if tally.still_has(part):
             tally.add(part)

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
@@ -201,7 +202,8 @@ def _usage(response):
     return usage.model_dump_json() if usage else ""
 
 
-_judges = itertools.count()
+# One is built for each set, replica and evaluator: of each set their numbers.
+_judges = defaultdict(itertools.count)
 
 
 class JudgeModel(EndpointModel):
@@ -211,8 +213,7 @@ class JudgeModel(EndpointModel):
         super().__init__(**kwargs)
         self.grading = run_opencompass.tally.grading()
         self.grading.built = True
-        # One is built for each set, replica and evaluator.
-        self._number = next(_judges)
+        self._number = next(_judges[run_opencompass.tally.current])
         self._unanswered = opencompass_judge.unanswered
         self.watch = run_opencompass.tally.judged(self._number)
 
@@ -402,12 +403,14 @@ class InProcessRunner(ForkingRunner):
         return [self._launch(task) for task in tasks]
 
     def _launch(self, config):
-        task = self._task(config)
-        with run_opencompass.tally.task(task, self._stage) as outcome:
+        tally, task = run_opencompass.tally, self._task(config)
+        with tally.task(task, self._stage) as outcome:
             if self._stage == "infer":
                 # As in LocalRunner's debug mode.
                 task.run(cur_model=self._model, cur_model_abbr=self._model_abbr)
                 self._model, self._model_abbr = task.model, config["models"][0]["abbr"]
             else:
                 task.run()
+        if self._stage == "eval":
+            tally.keep(task, tally.part(task))
         return task.name, outcome["code"]

@@ -8,7 +8,7 @@ from glob import escape, glob
 from types import SimpleNamespace
 
 from . import channel, opencompass_judge, phases, turns
-from .answers import Answers
+from .answers import Answers, facts
 from .grading import Grading, JudgeError
 from .journal import Journal
 
@@ -38,7 +38,7 @@ class Tally:
         self.parts = {c["id"]: parts[c["dataset"]] for c in cells}
         self.models = {c["id"]: c["model"] for c in cells}
         self.judges = {c["id"]: c.get("judge") for c in cells}
-        self.gradings = {}
+        self.gradings = {}  # by model and set
         self.spans = {cell: [] for cell in self.parts}
         self.seen = {cell: {} for cell in self.parts}  # what was seen of its sets, by abbr
         self.started = set()
@@ -47,8 +47,8 @@ class Tally:
         self.given = {}  # by model and set, predictions made elsewhere
         self.done = dict.fromkeys(self.parts, 0)
         self.total = dict.fromkeys(self.parts, 0)
-        self.current = None
-        self.parts_seen = None  # a journal of what forks have seen
+        self.current = None  # model and set of the task under way
+        self.parts_seen = None  # a journal of what was seen of each set
         self.part_name = None  # of what is counted: a fork knows only its own
         self.work_dir = None
         self.lock = threading.Lock()
@@ -66,59 +66,62 @@ class Tally:
     def still_has(self, part):
         """Whether the predictions that a fork made are there, and what it scored."""
         stages = ["predictions", *(["results"] if part["grading"] else [])]
-        files = [self._files(stage, part["cell"]) for stage in stages]
-        return all(abbr in found for abbr in part["sets"] for found in files)
-
-    def sets_of(self, part):
-        """The model and the abbr of each set that a fork did."""
-        return [(self.models[part["cell"]], abbr) for abbr in part["sets"]]
+        return all(part["set"] in self._files(stage, part["cell"]) for stage in stages)
 
     def begin_part(self, task):
         """In a fork that does a task: what it sees is its own; that a judge is dead it knows."""
         phases.begin()
-        cell = self.cell_of(task)
         self.part_name = "/".join(_pair(task))
-        self.seen = {cell: {}}
+        self.seen = {self.cell_of(task): {}}
         self.failed = {}
-        if cell in self.gradings:
-            self.gradings = {cell: self.gradings[cell].anew()}
+        self.gradings.pop(_pair(task), None)
 
     def part(self, task):
-        """What a fork has seen, for `add`."""
-        cell = self.cell_of(task)
-        grading = self.gradings.get(cell)
+        """What is seen of the set of a task, for `add`."""
+        cell, abbr = self.cell_of(task), _pair(task)[1]
+        seen, error = self.seen[cell].get(abbr), self.failed.get(cell, {}).get(abbr)
+        grading = self.gradings.get(_pair(task))
         return {
             "cell": cell,
-            "sets": [_pair(task)[1]],
-            "seen": {abbr: seen.facts() for abbr, seen in self.seen[cell].items()},
-            "failed": {abbr: _plain(e) for abbr, e in self.failed.get(cell, {}).items()},
+            "set": abbr,
+            "seen": {abbr: facts(seen)} if seen else {},
+            "failed": {abbr: _plain(error)} if error else {},
             "grading": grading.facts() if grading else None,
             "spans": phases.spans(),
         }
 
     def add(self, part):
-        """Take over what a fork has seen."""
-        cell = part["cell"]
-        if cell not in self.seen:
-            return  # of an earlier process, whose cell has ended
-        for abbr, facts in part["seen"].items():
-            self.seen[cell][abbr] = SimpleNamespace(**facts)
-        for abbr, error in part["failed"].items():
-            self.failed.setdefault(cell, {}).setdefault(abbr, error)
+        """Take over what another process has seen."""
+        cell, abbr = part["cell"], part["set"]
+        for name, known in part["seen"].items():
+            self.seen[cell][name] = SimpleNamespace(**known)
+        for name, error in part["failed"].items():
+            self.failed.setdefault(cell, {}).setdefault(name, error)
         if part["grading"]:
-            grading = self.gradings.setdefault(cell, Grading(self.judges[cell]))
+            grading = self.gradings[self.models[cell], abbr] = Grading(self.judges[cell])
             grading.add(part["grading"])
         self.spans[cell] += part["spans"]
 
     def keep(self, task, part):
-        """Write down what a fork has seen: a later process goes on from it."""
+        """Write down what is seen of a set: a later process goes on from it."""
         abbr, known = _pair(task)[1], self.seen[part["cell"]]
         if not part["seen"] and abbr in known:  # it graded what another had asked
-            part = {**part, "seen": {abbr: vars(known[abbr])}}
+            part = {**part, "seen": {abbr: facts(known[abbr])}}
         if not part["failed"]:
-            self._kept().add("/".join(_pair(task)), {**part, "spans": []})
+            self._journal().add("/".join(_pair(task)), {**part, "spans": []})
 
-    def _kept(self):
+    def kept(self):
+        """What was written down of the sets of this job, by model and set."""
+        written = self._journal().read()
+        found = {}
+        for pair, cell in self.cells.items():
+            part = written.get("/".join(pair))
+            if part and part["cell"] == cell:
+                # A line of an older version names its set in the key alone.
+                found[pair] = {**part, "set": pair[1]}
+        return found
+
+    def _journal(self):
         if self.parts_seen is None:
             self.parts_seen = Journal(os.path.join(self.work_dir, "parts.jsonl"))
         return self.parts_seen
@@ -127,15 +130,15 @@ class Tally:
         """The fork of a task did not come to its end."""
         error = RuntimeError(f"its process died ({how})")
         self.failed.setdefault(self.cell_of(task), {}).setdefault(_pair(task)[1], error)
-        part = self._kept().read().get("/".join(_pair(task)))
+        part = self.kept().get(_pair(task))
         if part and self.still_has(part):
             self.add(part)
 
     @contextlib.contextmanager
     def task(self, task, stage):
         """Around a task: an exception is the failure of its cell, not of the run."""
-        dataset = _pair(task)[1]
-        cell = self.current = self.cell_of(task)
+        self.current = _pair(task)
+        cell, dataset = self.cell_of(task), self.current[1]
         channel.section(cell)
         if cell not in self.started:
             self.started.add(cell)
@@ -158,32 +161,42 @@ class Tally:
             channel.emit("started", cell, pid=os.getpid())
 
     def grading(self):
-        """What grades the cell of the task under way."""
-        return self.gradings.setdefault(self.current, Grading(self.judges[self.current]))
+        """What grades the set of the task under way."""
+        if self.current not in self.gradings:
+            self.gradings[self.current] = self._grading_of(self.cells[self.current]).anew()
+        return self.gradings[self.current]
+
+    def _grading_of(self, cell):
+        """What graded the sets of a cell, taken together."""
+        found = Grading(self.judges[cell])
+        for pair, grading in self.gradings.items():
+            if self.cells[pair] == cell:
+                found.add(grading.facts())
+        return found
 
     def require_judge(self):
         """Raise before anything is asked where nobody could grade it."""
-        if self.grades and self.judges[self.current] is None:
+        if self.grades and self.judges[self.cells[self.current]] is None:
             raise self.grading().error(kept="")
 
     def answers(self, abbr, path, samples):
         """What is to see the answers to a set of the task under way."""
-        cell = self.current
+        cell = self.cells[self.current]
         known = self.known.get((self.models[cell], abbr))
         seen = Answers(path, samples, lambda more: self._count(cell, self.done, more), known)
         self.seen[cell][abbr] = seen
         return seen
 
     def judged(self, number):
-        """What is to see the answers of the judge, the `number`-th of the task under way."""
-        name = (self.part_name or self.current).replace("/", "_")
+        """What is to see the answers of a judge, the `number`-th of the set under way."""
+        name = "/".join(self.current).replace("/", "_")
         folder = os.path.join(self.work_dir, "judge_journals")
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, f"{name}_{number}.journal")
         return Answers(path, keeps=opencompass_judge.may_be_verdict)
 
     def expect(self, samples):
-        self._count(self.current, self.total, samples)
+        self._count(self.cells[self.current], self.total, samples)
 
     def _count(self, cell, counter, more):
         with self.lock:  # answers arrive on the model's threads
@@ -214,7 +227,7 @@ class Tally:
             reasons = (f"{abbr}: {error}" for abbr, error in errors.items())
             if whole or any(isinstance(error, JudgeError) for error in errors.values()):
                 reasons = dict.fromkeys(channel.message_of(error) for error in errors.values())
-            grading = self.gradings.get(cell) or Grading(None)
+            grading = self._grading_of(cell)
             seen = self.seen[cell]
             channel.emit(
                 "finished",

@@ -16,7 +16,7 @@ import pytest
 from evalshim.demo.endpoint import Endpoint
 from tests.conftest import as_base64, picture
 
-from . import chaos
+from . import chaos, tiny_lm
 from .conftest import rows, shim
 from .opencompass_data import write
 from .test_judges import SUMS
@@ -62,13 +62,16 @@ class Setting:
     judge: Voice
     urls: tuple[str, str]
 
+    @property
+    def served(self) -> dict[str, Any]:
+        return {"name": "m", "api_base": self.urls[0], "model": "m", "retry": 1}
+
     def run(
         self, *datasets: dict[str, Any], judge: dict[str, Any] | None = None, **keys: Any
     ) -> subprocess.CompletedProcess[str]:
-        model, judging = self.urls
         config = {
-            "models": [{"name": "m", "api_base": model, "model": "m", "retry": 1}],
-            "judge": {"model": "j", "api_base": judging, "retry": 1, **(judge or {})},
+            "models": [self.served],
+            "judge": {"model": "j", "api_base": self.urls[1], "retry": 1, **(judge or {})},
             "datasets": datasets,
             "retries": 0,
             **keys,
@@ -125,6 +128,14 @@ def sums(path: Path) -> dict[str, Any]:
     lines = [{"origin_prompt": question, "gold_answer": 1} for question in asked]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return {"name": path.stem, "dataset": f"opencompass:{SUMS}", "path": str(path)}
+
+
+def local_model(weights: Path, python: Path) -> dict[str, Any]:
+    """A tiny model that OpenCompass loads into its own process."""
+    subprocess.run([python, tiny_lm.__file__, weights], check=True, timeout=200)
+    on_the_cpu = {"model_kwargs": {"device_map": "cpu"}, "max_seq_len": 512}
+    model = {"name": "tiny", "class": "hf_qwen2_0_5b", "model_path": str(weights)}
+    return {**model, "max_tokens": 4, "upstream": on_the_cpu}
 
 
 def primary(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -192,31 +203,41 @@ def test_what_the_judge_left_ungraded_is_graded(
     assert again and all("number 2?" in text for text in again)
 
 
-def test_only_of_what_was_no_verdict_is_the_judge_asked_again(setting: Setting) -> None:
+@pytest.mark.parametrize("kind", ["served", "local"])
+def test_only_of_what_was_no_verdict_is_the_judge_asked_again(
+    setting: Setting, kind: str, environments: dict[str, Path]
+) -> None:
+    """A local model is evaluated in one process, and so is one of an endpoint beside it."""
+    models = [setting.served]
+    if kind == "local":
+        models.append(local_model(setting.folder / "lm", environments["opencompass"]))
     setting.judge.puzzling = "Of two, what is number 2?"
 
-    def ungraded(done: subprocess.CompletedProcess[str]) -> dict[str, set[tuple[Any, ...]]]:
-        found: dict[str, set[tuple[Any, ...]]] = {}
-        for row in (row for row in rows(done) if row["is_primary"]):
-            of_row = (row["n_judge_failed"], row["scorer"], row["status"], round(row["score"], 3))
-            found.setdefault(row["dataset"], set()).add(of_row)
-        return found
+    def graded(done: subprocess.CompletedProcess[str]) -> Counter[tuple[Any, ...]]:
+        return Counter(
+            (row["dataset"], row["n_judge_failed"], row["scorer"], round(row["score"], 2))
+            for row in rows(done)
+            if row["is_primary"] and row["status"] == "scored"
+        )
 
-    good, lacking = {(0, "j", "scored", 1.0)}, {(1, "j", "scored", 0.833)}
-    before = setting.run(sums(setting.folder / "one.jsonl"), sums(setting.folder / "two.jsonl"))
+    n = len(models)
+    lacking = {("one", 0, "j", 1.0): n, ("two", 1, "j", 0.83): n}
+    before = setting.run(
+        *(sums(setting.folder / f"{s}.jsonl") for s in ("one", "two")), models=models
+    )
     assert before.returncode == 1, before.stderr
-    assert len(setting.judge.about_samples()) == 2 * N
-    assert ungraded(before) == {"one": good, "two": lacking}
+    assert len(setting.judge.about_samples()) == 2 * N * n
+    assert graded(before) == lacking
     setting.model.asked.clear()
 
-    assert ungraded(setting.go_on(code=1)) == {"one": good, "two": lacking}
+    assert graded(setting.go_on(code=1)) == lacking
     again = setting.judge.about_samples()
-    assert [setting.judge.puzzling in text for text in again] == [True]
+    assert [setting.judge.puzzling in text for text in again] == [True] * n
 
     setting.judge.puzzling = "-never-"
-    assert ungraded(setting.go_on()) == {"one": good, "two": good}
+    assert graded(setting.go_on()) == {("one", 0, "j", 1.0): n, ("two", 0, "j", 1.0): n}
     again = setting.judge.about_samples()
-    assert ["Of two, what is number 2?" in text for text in again] == [True]
+    assert ["Of two, what is number 2?" in text for text in again] == [True] * n
     assert setting.model.about_samples() == []
 
 
