@@ -54,7 +54,7 @@ def test_opencompass_takes_a_configuration() -> None:
     assert found is not None
     assert found.pop("meta_template")["round"][1]["generate"] is True
     assert found == {
-        "type": "evalshim_worker.opencompass_parts.JudgeModel", "abbr": "judge", "path": "qwen",
+        "type": "evalshim_worker.opencompass_models.JudgeModel", "abbr": "judge", "path": "qwen",
         "key_env": FULL.key_variable, "openai_api_base": "http://j/v1", "temperature": 0.001,
         "max_out_len": 16384, "batch_size": 100_000, "max_workers": 3, "retry": 2,
         "timeout": 9.5, "max_tokens": 8,

@@ -152,7 +152,7 @@ def test_a_model_without_options() -> None:
     [model] = _models(_render(registry.resolve("gsm8k")))
 
     assert model == {
-        "type": "evalshim_worker.opencompass_parts.EndpointModel",
+        "type": "evalshim_worker.opencompass_models.EndpointModel",
         "abbr": "m",
         "path": "org/m",
         "key_env": PLAIN.key_variable,

@@ -12,8 +12,8 @@ from typing import Any
 
 from evalshim.spec import JudgeSpec, ModelSpec, chat_url, own
 
-# The worker package as it is called inside an upstream environment.
-_PARTS = "evalshim_worker.opencompass_parts"
+# A module of the worker package as it is called inside an upstream environment.
+_MODELS = "evalshim_worker.opencompass_models"
 
 
 def transport(asked: ModelSpec | JudgeSpec) -> dict[str, Any] | None:
@@ -67,7 +67,7 @@ def opencompass_config(judge: JudgeSpec, parallel: int) -> dict[str, Any] | None
     if not judge.is_model:
         return None
     given: dict[str, Any] = {
-        "type": f"{_PARTS}.JudgeModel",
+        "type": f"{_MODELS}.JudgeModel",
         "abbr": "judge",
         "path": judge.model,
         "key_env": judge.key_variable,

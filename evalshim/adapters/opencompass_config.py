@@ -13,8 +13,8 @@ from typing import Any
 from evalshim.adapters import judge_env
 from evalshim.spec import Cell, DatasetSpec, ModelSpec, RunSpec, own, slug
 
-# The worker package as it is called inside an upstream environment.
-_PARTS = "evalshim_worker.opencompass_parts"
+# Modules of the worker package as it is called inside an upstream environment.
+_MODELS, _TASKS = "evalshim_worker.opencompass_models", "evalshim_worker.opencompass_tasks"
 
 # What an evaluator is to show a judge, in the words of the configuration.
 _SHOWN = "d['eval_cfg']['evaluator']['dataset_cfg']"
@@ -96,10 +96,10 @@ def render(cells: Sequence[Cell], spec: RunSpec, owners: Mapping[str, str] | Non
     lines.append(f"models = [{''.join(f'*model_{i}, ' for i in range(len(local)))}*{shown}]")
     # A local model is in memory once, and stays there from set to set.
     runner = "InProcessRunner" if local else "ForkingRunner"
-    for stage, task in (("infer", f"{_PARTS}.InferTask"), ("eval", f"{_PARTS}.EvalTask")):
+    for stage, task in (("infer", f"{_TASKS}.InferTask"), ("eval", f"{_TASKS}.EvalTask")):
         stage_config = {
-            "partitioner": {"type": f"{_PARTS}.Partitioner", "n": 1},
-            "runner": {"type": f"{_PARTS}.{runner}", "task": {"type": task}},
+            "partitioner": {"type": f"{_TASKS}.Partitioner", "n": 1},
+            "runner": {"type": f"{_TASKS}.{runner}", "task": {"type": task}},
         }
         lines.append(f"{stage} = {pformat(stage_config, width=96, sort_dicts=False)}")
     return "\n".join(lines) + "\n"
@@ -120,7 +120,7 @@ def model_config(model: ModelSpec, spec: RunSpec) -> dict[str, Any]:
     parallel = model.concurrency or spec.concurrency
     kind = "EndpointModel" if model.is_chat else "CompletionModel"
     config = {
-        "type": f"{_PARTS}.{kind}",
+        "type": f"{_MODELS}.{kind}",
         "abbr": slug(model.name),
         "path": model.model,
         "key_env": model.key_variable,
