@@ -68,7 +68,7 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     predictions = _table(files["prediction"])
     n = len(predictions)
     failed = int(predictions["prediction"].str.contains(FAIL_MSG, regex=False).sum())
-    graded = _graded(finished)
+    graded = _graded(finished, predictions)
     samples = _samples(cell, predictions, graded, finished, run_dir)
     known = CellOutcome(
         "scored",
@@ -228,13 +228,23 @@ def _counts(subset: str, samples: Sequence[Sample]) -> tuple[int | None, int | N
     return (len(own), sum(s.prediction is None for s in own)) if own else (None, None)
 
 
-def _graded(finished: Mapping[str, Any]) -> pd.DataFrame | None:
+def _graded(finished: Mapping[str, Any], predictions: pd.DataFrame) -> pd.DataFrame | None:
     """The predictions as upstream graded them, where it keeps them: in a file named after the
     judge, `_auxmatch` (Y/N), `_judge` (short answers). Of questions asked with their options
-    rotated only the first is graded."""
+    rotated only the first is graded; a set of sets (ConcatDataset) has a file for each."""
     made = [Path(path) for path in finished.get("made", ())]
     paths = [path for path in made if re.search(r"_(result|auxmatch|judge)\.tsv$", path.name)]
-    return _read(paths[-1], "index") if paths else None
+    if "SUB_DATASET" not in predictions:
+        return _read(paths[-1], "index") if paths else None
+    found = []
+    for name, own in predictions.groupby("SUB_DATASET"):
+        for path in [path for path in paths if f"_{name}_" in path.name][-1:]:
+            indices = dict(zip(own["original_index"], own["index"], strict=True))
+            table = _read(path, "index")
+            found.append(table.assign(index=table["index"].map(indices)))
+    import pandas as pd
+
+    return pd.concat(found) if found else None
 
 
 def _grades(graded: pd.DataFrame | None) -> tuple[str, dict[str, Any]]:
@@ -262,7 +272,7 @@ def _samples(
             backend=cell.dataset.backend,
             model=cell.model.name,
             dataset=cell.dataset.name,
-            subset=str(row.get("split", "")),
+            subset=str(row.get("SUB_DATASET", row.get("split", ""))),
             index=str(row["index"]),
             question=str(row.get("question", "")),
             options={c: str(row[c]) for c in letters if row[c] != ""},

@@ -41,6 +41,7 @@ from . import (
     api_imports,
     channel,
     custom_data,
+    eval_files,
     fan_out,
     forks,
     health,
@@ -341,7 +342,7 @@ def _prepared(build_dataset, runner, cell, watch):
             watch.dataset, watch.total = dataset, len(dataset)
             if cell["predictions"]:
                 predictions.place(cell, dataset, watch.files["prediction"])
-            dataset.evaluate = judging.judged(dataset.evaluate, watch, cell)
+            dataset.evaluate = judging.judged(eval_files.taken(dataset), watch, cell)
             channel.progress(cell["id"], 0, watch.total)
         return dataset
 
