@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,18 @@ from evalshim.errors import EvalshimError
 
 BACKEND = click.Choice(registry.BACKENDS)
 FORM = click.Choice(["table", "csv", "json", "md"])
+
+
+class _RunPath(click.Path):
+    """A run's directory, or the id of one in `outputs`."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        by_id = Path("outputs", path)
+        return by_id if len(path.parts) == 1 and not path.exists() and by_id.is_dir() else path
+
+
+RUN = _RunPath()
 
 
 class _Group(click.Group):
@@ -54,7 +67,7 @@ def main() -> None:
 @click.option("--from", "source", metavar="SPEC", help="A checkout, URL or requirement to install.")
 @click.option("--upgrade", is_flag=True, help="Newest versions the bounds allow, not the pins.")
 def setup(backends: tuple[Any, ...], python: str | None, source: str | None, upgrade: bool) -> None:
-    """Make the environment of each BACKEND (default: both) and check that it works."""
+    """Make the environment of each BACKEND (default: both); check it."""
     from evalshim import envs
 
     if source and len(backends) != 1:
@@ -172,7 +185,7 @@ def _show_plan(ctx: click.Context, spec: Any, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path), default="outputs/latest")
+@click.argument("run", type=RUN, default="outputs/latest")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Override any key.")
 @click.option("--force", is_flag=True, help="Though something differs that changes answers.")
 @click.option("--no-preflight", is_flag=True, help="Do not ask the endpoints before the run.")
@@ -217,7 +230,10 @@ def resume(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 @click.pass_context
 def eval_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
-    """EvalScope's `eval` for general_vqa and general_vmcq, through VLMEvalKit."""
+    """EvalScope's `eval` for general_vqa and general_vmcq.
+
+    VLMEvalKit does the work.
+    """
     from evalshim import evalscope_task, runs
 
     _evaluate(ctx, runs.spec_of(evalscope_task.of_flags(options)), as_json)
@@ -229,7 +245,7 @@ def eval_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(ctx: click.Context, path: Path, form: str | None, as_json: bool) -> None:
-    """Say everything that is wrong with a data file, or keeps a configuration from running.
+    """Say all that is wrong with a data file or a configuration.
 
     A data file (.tsv, .jsonl, .csv): each defect with line, column and cure, then a
     summary; exit 2 where there is one. A configuration: every environment, data file,
@@ -350,7 +366,7 @@ def scorers(pattern: str, backend: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path), default="outputs/latest")
+@click.argument("run", type=RUN, default="outputs/latest")
 @click.option("--format", "form", type=FORM, default="table", help="How.  [default: table]")
 def results(run: Path, form: str) -> None:
     """Show the results of an earlier RUN (default: outputs/latest)."""
@@ -364,15 +380,15 @@ main.add_command(cli_housekeeping.logs)
 
 
 @main.command()
-@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("first", metavar="RUN", type=RUN)
+@click.argument("second", metavar="RUN", type=RUN)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def compare(ctx: click.Context, first: Path, second: Path, as_json: bool) -> None:
-    """Say whether two runs may be compared, and how the SECOND differs from the FIRST.
+    """Say whether two runs may be compared, and how they differ.
 
-    Exit 1 where something other than the model and its parameters differs: upstream, data,
-    scorer, limit.
+    Differences are those of the second RUN from the first. Exit 1 where something other than
+    the model and its parameters differs: upstream, data, scorer, limit.
     """
     from evalshim import compare, comparison_text, results
 
@@ -406,7 +422,7 @@ main.add_command(cli_housekeeping.env)
 @click.option("--work-dir", metavar="DIR", help="Where the run is written.  [default: outputs]")
 @click.pass_context
 def demo(ctx: click.Context, serve: bool, port: int, work_dir: str | None) -> None:
-    """Run examples/quickstart.yaml against an endpoint that comes along."""
+    """Run a small example against an endpoint that comes along."""
     from evalshim.demo import endpoint
 
     if serve:

@@ -29,9 +29,10 @@ _WIDEST = 60
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def runs(ctx: click.Context, work_dir: Path, as_json: bool) -> None:
-    """List the runs, newest first: status, cells done, exit code, age, size.
+    """List the runs, newest first.
 
-    `died` is a run that was killed before it had ended.
+    With status, cells done, exit code, age and size; `died` is a run that was killed before it
+    had ended.
     """
     if ctx.invoked_subcommand:
         ctx.obj = work_dir
@@ -93,10 +94,10 @@ def runs_rm(
 def logs(
     run: str | None, cell: str | None, follow: bool, lines: int | None, work_dir: Path
 ) -> None:
-    """Show what the upstreams printed in RUN (default: the newest), or for one CELL of it.
+    """Show what the upstreams printed in RUN (default: the newest).
 
     RUN is an id or a path. CELL is a cell's id, or a part of its model's or dataset's name;
-    without it, what belongs to no cell.
+    without it, what belongs to no cell is shown.
     """
     from evalshim import housekeeping, run_logs
 

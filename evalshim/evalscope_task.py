@@ -27,7 +27,7 @@ _STRATEGIES = ("auto", "rule", "llm", "llm_recall")
 # Members of generation_config that are ours by another name, or by the same.
 _GENERATION = {
     "temperature": "temperature", "max_tokens": "max_tokens", "top_p": "top_p", "seed": "seed",
-    "timeout": "timeout", "retries": "retry",
+    "timeout": "timeout", "retries": "retry", "extra_headers": "headers",
 }  # fmt: skip
 _SUFFIXES = (".jsonl", ".tsv")
 
@@ -109,15 +109,17 @@ def _generation(given: Any, where: str) -> dict[str, Any]:
     body = readers.body(given.get("extra_body") or {}, f"{where}.extra_body")
     found: dict[str, Any] = {}
     for key, value in given.items():
-        if key in ("extra_headers", "extra_query"):
-            raise ConfigError(
-                f"{where}.{key}: not sent", "VLMEvalKit has no way to", "leave it out"
-            )
+        if key == "extra_query":
+            raise _not_sent(f"{where}.{key}")
         if key in _GENERATION:
             found[_GENERATION[key]] = value
         elif key not in ("stream", "batch_size", "n", "extra_body"):
             body = {**body, key: value}
     return {**found, **({"extra_body": body} if body else {})}
+
+
+def _not_sent(what: str) -> ConfigError:
+    return ConfigError(f"{what}: not sent", "VLMEvalKit has no way to", "leave it out")
 
 
 def _subsets(name: str, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -189,7 +191,10 @@ def _judge(raw: Mapping[str, Any], found: dict[str, Any]) -> None:
     )
     judge = {"model": arguments["model_id"], "api_base": arguments.get("api_url")}
     # These go to the judge's class; ShortQA sets the temperature itself.
-    settings = _generation(arguments.get("generation_config"), "judge_model_args.generation_config")
+    where = "judge_model_args.generation_config"
+    settings = _generation(arguments.get("generation_config"), where)
+    if "headers" in settings:
+        raise _not_sent(f"{where}.extra_headers")
     body = settings.pop("extra_body", {})
     judge |= {"nproc": raw.get("judge_worker_num"), "upstream": {**settings, **body}}
     found["judge"] = {

@@ -99,7 +99,8 @@ class Lines:
         self.note(_sentence(cell, outcome))
 
     def __enter__(self) -> Lines:
-        self.note(f"starting {' and '.join(self._titles)}")
+        if self._titles:  # else all is there already
+            self.note(f"starting {' and '.join(self._titles)}")
         return self
 
     def __exit__(self, *_: object) -> None:

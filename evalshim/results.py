@@ -32,7 +32,7 @@ _NUMBERS = ("score", "n", "n_failed", "n_judge_failed")
 _COUNTS = {"failed": "n_failed", "ungraded": "n_judge_failed"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """A finished run.
 
@@ -84,6 +84,9 @@ class RunResult:
         cells = (self.header.get("cells") or {}).values()
         found = [f"{c['model']} x {c['dataset']}: {n}" for c in cells for n in c.get("notes") or ()]
         return [*found, *(self.header.get("notices") or ())]
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self.path}: {len(self.rows)} rows, exit code {self.exit_code}>"
 
     def __str__(self) -> str:
         return table(self.rows, notes=self.notes)
@@ -321,6 +324,8 @@ def _printable(text: str) -> str:
 def _cell(row: Row, column: str) -> str:
     if column in _COUNTS:
         count = getattr(row, _COUNTS[column])
+        if column == "ungraded" and row.metric and not row.is_primary:
+            return ""  # it is of the whole cell
         return f"{count}/{row.n}" if count else ""
     value = getattr(row, column)
     if column == "metric" and row.is_primary:

@@ -29,6 +29,7 @@ from PIL import Image
 
 from evalshim.demo import make_data
 from evalshim.demo.endpoint import MODEL_ID, Endpoint
+from evalshim.errors import ConfigError
 
 SHAPES = Path("shapes.tsv")
 GSM8K = Path("gsm8k", "test.jsonl")
@@ -481,9 +482,11 @@ def test_a_client_that_went_away_is_not_reported(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == ""
 
 
-def test_a_port_in_use_is_an_oserror(url: str) -> None:
-    with pytest.raises(OSError):
-        Endpoint(port_of(url)).start()
+@pytest.mark.parametrize("number", ["in use", 70_000])
+def test_a_port_that_cannot_be_had_is_named(url: str, number: int | str) -> None:
+    port = port_of(url) if isinstance(number, str) else number
+    with pytest.raises(ConfigError, match=f"cannot listen on port {port}"):
+        Endpoint(port).start()
 
 
 def test_importing_the_endpoint_loads_only_the_standard_library() -> None:

@@ -86,12 +86,14 @@ def test_the_judge_grades_where_the_strategy_says_so(task: dict[str, Any]) -> No
 
 
 def test_generation_settings_reach_the_requests(task: dict[str, Any]) -> None:
-    config = {"temperature": 0.0, "max_tokens": 64, "top_p": 0.5, "top_k": 3, "stream": True}
+    config = {"temperature": 0.0, "max_tokens": 64, "top_p": 0.5, "top_k": 3, "stream": True,
+              "extra_headers": {"X-Team": "eval"}}  # fmt: skip
 
     [model] = runs.spec_of({**task, "generation_config": config, "seed": 7}).models
 
     assert (model.temperature, model.max_tokens, model.top_p, model.seed) == (0.0, 64, 0.5, 7)
     assert model.extra_body == {"top_k": 3}
+    assert model.headers == {"X-Team": "eval"}
 
 
 def test_a_key_may_be_named_where_the_shell_does_not_fill_it_in(
@@ -138,7 +140,17 @@ def test_a_folder_without_subsets_named_has_a_default_one(
         ({"judge_strategy": "llm"}, ("no judge", "judge_model_args")),
         ({"judge_strategy": "never"}, ("judge_strategy: 'never'",)),
         ({"generation_config": 5}, ("generation_config: 5",)),
-        ({"generation_config": {"extra_headers": {"a": "b"}}}, ("extra_headers", "leave it out")),
+        ({"generation_config": {"extra_query": {"a": "b"}}}, ("extra_query", "leave it out")),
+        (
+            {
+                "judge_strategy": "llm",
+                "judge_model_args": {
+                    "model_id": "j",
+                    "generation_config": {"extra_headers": {"a": "b"}},
+                },
+            },
+            ("judge_model_args.generation_config.extra_headers: not sent",),
+        ),
         ({"generation_config": {"extra_body": "x"}}, ("generation_config.extra_body",)),
         ({"dataset_args": ["x"]}, ("dataset_args: ['x']",)),
         ({"dataset_args": {"general_vqa": "x"}}, ("dataset_args.general_vqa: 'x'",)),

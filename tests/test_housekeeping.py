@@ -130,6 +130,19 @@ class TestRuns:
         ]
         assert done.stdout.count("m x pets 0.5000, m x birds") == 3
 
+    @pytest.mark.parametrize("command", ["results", "compare", "resume"])
+    def test_every_command_takes_the_id_of_a_run_and_its_path(
+        self, shim: Shim, make_run: MakeRun, command: str
+    ) -> None:
+        name = make_run("20260101-120000").name
+        twice = 2 if command == "compare" else 1
+
+        by_id, by_path = (shim(command, *[n] * twice) for n in (name, f"outputs/{name}"))
+
+        assert (by_id.stdout, by_id.stderr) == (by_path.stdout, by_path.stderr)
+        assert name in by_id.stdout + by_id.stderr or command == "results"
+        assert by_id.returncode == {"results": 0, "compare": 0, "resume": 2}[command]
+
     def test_as_json(self, shim: Shim, make_run: MakeRun) -> None:
         folder = make_run("20260101-120000", days=2)
 

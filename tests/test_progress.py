@@ -42,6 +42,13 @@ def test_what_a_run_waits_for_is_said_at_once(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "http://h/v1 does not answer\n"
 
 
+def test_what_is_all_there_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Lines([CELL], {}):
+        pass
+
+    assert capsys.readouterr().err == ""
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

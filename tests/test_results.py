@@ -255,6 +255,15 @@ class TestTable:
         assert "2/4" in shown.splitlines()[2].split()
         assert "0/4" not in shown
 
+    def test_shows_ungraded_samples_of_a_cell_once(self, row: Row) -> None:
+        """How many are of which subset is not known."""
+        overall = replace(row, n_judge_failed=3, is_primary=True)
+        lines = results.table([overall, replace(overall, subset="ocr", is_primary=False)])
+
+        assert lines.count("3/4") == 1
+        failed = replace(overall, metric="", is_primary=False, status="failed")
+        assert "3/4" in results.table([failed])
+
     def test_notes_stand_below_once_behind_the_reasons(self, row: Row, failed: Row) -> None:
         note = "m x pets: 3 of 4 answers were cut at max_tokens"
         lines = results.table([row, failed], notes=[note, note]).splitlines()
@@ -352,6 +361,7 @@ class TestReadBack:
         assert list(result.samples.columns) == list(asdict(sample))
         assert list(result.samples["prediction"]) == ["A", None]
         assert "<table" in result._repr_html_()
+        assert repr(result) == f"<RunResult {tmp_path}: 2 rows, exit code 0>"
 
     def test_a_run_without_samples_has_an_empty_frame(self, tmp_path: Path, row: Row) -> None:
         results.write(tmp_path, {"exit_code": 0}, [row], [])

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalshim.adapters import thoughts
+from evalshim.adapters import answer_notes
 from evalshim.errors import ResultsError
 from evalshim.spec import Cell, CellOutcome, CellStatus, Metric, RunSpec, Sample, Unit
 
@@ -52,7 +52,7 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         samples=samples,
         n=n,
         n_failed=n_failed,
-        notes=thoughts.notes(samples),
+        notes=answer_notes.notes(samples),
         sent=finished.get("sent", {}),
         reported=finished.get("reported", {}),
     )

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalshim.adapters import thoughts
+from evalshim.adapters import answer_notes
 from evalshim.adapters.tables import as_list
 from evalshim.errors import ResultsError
 from evalshim.spec import (
@@ -75,7 +75,7 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
         samples=samples,
         n=n,
         n_failed=failed,
-        notes=thoughts.notes(samples),
+        notes=answer_notes.notes(samples),
         sent=finished.get("sent", {}),
         reported=finished.get("reported", {}),
     )

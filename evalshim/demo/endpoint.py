@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from evalshim.demo import answers
+from evalshim.errors import ConfigError
 
 MODEL_ID = "evalshim-demo"
 
@@ -82,12 +83,20 @@ class Endpoint:
         return f"http://{_HOST}:{self._port}/v1"
 
     def start(self) -> None:
-        """Listen and serve; a port in use raises the OSError of the socket."""
+        """Listen and serve.
+
+        Raises:
+            ConfigError: The port is in use, or nobody's to take.
+        """
         if self._server is not None:
             return
         self.stopping.clear()
         self.largest_parallel = 0
-        self._server = _Server(self, self._port)
+        try:
+            self._server = _Server(self, self._port)
+        except (OSError, OverflowError) as error:
+            what = f"cannot listen on port {self._port}"
+            raise ConfigError(what, str(error), "give another port, or 0 for a free one") from error
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(
             # A short poll, since stop() waits for one of them.

@@ -1,7 +1,8 @@
-"""What became of answers that were cut, or that thought aloud: told beside a score."""
+"""What became of answers that were cut, thought aloud, or never came: told beside a score."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from evalshim.spec import Sample
@@ -12,7 +13,12 @@ def notes(samples: Sequence[Sample]) -> tuple[str, ...]:
     n = len(samples)
     cut = sum(s.finish == "length" for s in samples)
     unclosed = sum(_is_unclosed(s.prediction or "") for s in samples)
+    failed = Counter(s.error for s in samples if s.prediction is None)
     found = []
+    if 0 < failed.total() < n:
+        [(error, _)] = failed.most_common(1)
+        why = f", most of them for: {' '.join(error.split())[:200]}" if error else ""
+        found.append(f"{failed.total()} of {n} samples have no answer{why}")
     if cut:
         found.append(f"{cut} of {n} answers were cut at max_tokens")
     if unclosed:
