@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,18 +270,20 @@ class LiveRun:
 
     def _outcome(self, event: Event) -> CellOutcome:
         cell = self.cells[event.cell or ""]
+        overdue = self.deadlines.overdue.get(cell.id, "")
         if event.kind == "failed":
-            message = str(event.data["message"])
+            message = overdue or str(event.data["message"])
             if event.data["type"] == "Died":
-                died = f"the process of this cell died ({message})"
-                return self._dead(cell, self.deadlines.overdue.get(cell.id, died))
+                return self._dead(cell, overdue or f"the process of this cell died ({message})")
             return CellOutcome("failed", message)
-        backend = BACKENDS[cell.dataset.backend]
+        outcome = self._collected(cell, event.data)
+        # Whatever it says else is what became of processes that were ended.
+        return replace(outcome, error=overdue) if overdue and outcome.error else outcome
+
+    def _collected(self, cell: Cell, finished: Mapping[str, Any]) -> CellOutcome:
         begun = time.time()
         try:
-            outcome = backend.collect(cell, event.data, self.folder, self.spec)
-            overdue = self.deadlines.overdue.get(cell.id)
-            return replace(outcome, error=overdue) if overdue and outcome.error else outcome
+            return BACKENDS[cell.dataset.backend].collect(cell, finished, self.folder, self.spec)
         except EvalshimError as error:
             return CellOutcome("failed", str(error))
         except Exception as error:  # one cell's odd file must not cost the others theirs

@@ -213,10 +213,23 @@ def test_the_answers_are_computed_not_remembered(url: str, tmp_path: Path) -> No
         ("A brick has 80 g and 20 mL. What is its density?\nA. 4 g per mL\nB. 5 g per mL", "A"),
         ("The rain is 3 mm, 4 mm and 5 mm. What is the total?\nA. 12 mm\nB. 7 mm", "A. 12 mm"),
         ("Ann ran 9 km and Ben 7 km. Who ran least?\nA. Ann\nB. Ben", "B. Ben"),
+        ("What is 2 + 3? Only the number.", "5"),
     ],
 )
 def test_rules_that_the_data_does_not_need(url: str, question: str, reply: str) -> None:
     assert ask(url, question) == reply
+
+
+@pytest.mark.parametrize("colour", ["red", "blue"])
+def test_a_colour_is_seen_without_options(url: str, colour: str) -> None:
+    out = io.BytesIO()
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste(Image.new("RGB", (20, 20), colour), (20, 20))
+    picture.save(out, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    question = {"type": "text", "text": "What colour is the shape? One word."}
+
+    assert ask(url, [{"type": "image_url", "image_url": {"url": image}}, question]) == colour
 
 
 @pytest.mark.parametrize(

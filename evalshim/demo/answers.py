@@ -45,6 +45,9 @@ def answer(messages: list[dict[str, Any]]) -> str:
     question, options = _read(text_of(message))
     urls = _picture_urls(message)
     try:
+        if urls and not options:
+            true = pictures.answers(question, urls[-1])
+            return true.pop() if len(true) == 1 else _NO_RULE
         if urls:
             fitting = pictures.fitting(question, options, urls[-1])
         elif options:

@@ -6,6 +6,7 @@ in `answers`.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ TIME = r"(?:second|minute|hour|day|week|month|year)"
 
 _UNKNOWN = r"%|\b(?:per ?cent|third|quarter|fifth|tenth|dozen|twice)\b"
 _QUESTION = r"(?i)\b(?:how (?:many|much|long|far)|what)\b[^?]*\?\s*$"
+_SUM = rf"(?i)\bwhat is {NUMBER} ([-+x/]) {NUMBER}\?"
 _CLAUSE_END = r"[.;?!](?:\s|$)|,\s|\s(?:and|but|then)\s"
 _LOSES = (
     r"\b(?:gives?|gave|loses?|lost|sells?|sold|eats?|ate|uses?|used|spends?|spent|breaks?|lends?"
@@ -30,8 +32,15 @@ _OPERATIONS = {"+": operator.add, "-": operator.sub, "x": operator.mul, "/": ope
 
 
 def solve(problem: str) -> str | None:
-    """The working and the answer, the number at the end; None where no rule fits."""
+    """The working and the answer, the number at the end; None where no rule fits.
+
+    Of a sum that is asked as it stands the number alone.
+    """
     problem = without_commas(problem)
+    if plain := re.search(_SUM, problem):
+        left, sign, right = plain.groups()
+        with contextlib.suppress(ZeroDivisionError):
+            return _show(_OPERATIONS[sign](Fraction(left), Fraction(right)))
     asked = re.search(_QUESTION, problem)
     if not asked or re.search(_UNKNOWN, problem):
         return None

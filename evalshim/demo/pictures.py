@@ -59,11 +59,20 @@ def fitting(question: str, options: dict[str, str], url: str) -> list[str]:
     Raises:
         UnreadableError: the URL is an address, or its data is no picture.
     """
+    true = answers(question, url)
+    return [letter for letter, text in options.items() if text.lower() in true]
+
+
+def answers(question: str, url: str) -> set[str]:
+    """What is true of the picture, of what is asked; nothing where no rule fits.
+
+    Raises:
+        UnreadableError: As `fitting`.
+    """
     question = question.lower().replace("color", "colour")
     shapes = list(_find_shapes(_decode(url)))
     rule = next((rule for pattern, rule in _RULES if re.search(pattern, question)), None)
-    true = rule(question, shapes) if rule else set()
-    return [letter for letter, text in options.items() if text.lower() in true]
+    return rule(question, shapes) if rule else set()
 
 
 # Seeing

@@ -34,6 +34,8 @@ def test_a_configuration(path: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert {r["status"] for r in rows(done)} == {"scored"}
+    # A first score of 0 looks like something broken.
+    assert all(r["value"] > 0 for r in rows(done) if r["is_primary"])
 
 
 def test_the_notebook(tmp_path: Path) -> None:

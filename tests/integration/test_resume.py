@@ -500,13 +500,15 @@ def test_sets_of_some_models_alone_are_gone_on_with(
     assert all("SIGKILL" in row["error"] for row in lost)
 
 
+@pytest.mark.parametrize("latency", [2.0, 60.0])
 def test_a_cell_of_many_sets_ends_with_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latency: float
 ) -> None:
-    """Those of its sets that begin later, too; and it is said why."""
+    """Those of its sets that begin later, too; and it is said why, whether or not it has any
+    answer."""
     opencompass_data.write("mmlu", tmp_path)
     monkeypatch.setenv("COMPASS_DATA_CACHE", str(tmp_path))
-    with Counting(2.0) as served:
+    with Counting(latency) as served:
         path = _config(tmp_path, served.endpoint, "mmlu", cell_timeout=3)
         done = shim("run", path, "--no-preflight", "--json", cwd=tmp_path)
         asked = served.reset()
