@@ -115,15 +115,26 @@ def test_likelihoods_of_a_local_model(data: Path, environments: dict[str, Path])
     assert "PPL" in path.read_text()
 
 
-def test_an_endpoint_tells_no_likelihoods(data: Path) -> None:
+@pytest.mark.parametrize(
+    ("upstream", "said"),
+    [
+        ("{infer_method: ppl}", ("infer_method: ppl", "likelihood")),
+        ("{infer_method: guess}", ("infer_method: guess", "one of gen, ppl")),
+        # Upstream takes a class there, and fails on its name.
+        ("{evaluator: EMEvaluator}", ("take no `evaluator`", "known: ")),
+    ],
+)
+def test_what_a_custom_set_cannot_have_is_refused(
+    data: Path, upstream: str, said: tuple[str, ...]
+) -> None:
     done = shim(
         "run", "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--data", "x", "--set",
-        f"datasets=[{{name: s, path: {data}/sums.jsonl, upstream: {{infer_method: ppl}}}}]",
+        f"datasets=[{{name: s, path: {data}/sums.jsonl, upstream: {upstream}}}]",
         cwd=data,
     )  # fmt: skip
 
     assert done.returncode == 2
-    assert "infer_method: ppl" in done.stderr and "likelihood" in done.stderr
+    assert [part for part in said if part not in done.stderr] == []
 
 
 class TestEvalScopesTasks:
