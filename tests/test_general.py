@@ -240,6 +240,28 @@ class TestPlaceholders:
             _picture(asked.file("1.png"))
         ]
 
+    @pytest.mark.parametrize(
+        ("head", "is_one"),
+        [
+            (b"\0\0\0\x18ftypmp42", True),
+            (b"\x1aE\xdf\xa3", True),
+            ((b"G" + b"\0" * 187) * 3, True),
+            # A text, whose first letter is that of a transport stream.
+            (b"GITHUB_TOKEN=x" * 40, False),
+            (b"G", False),
+            (b"", False),
+        ],
+    )
+    def test_a_file_is_a_video_by_its_beginning(
+        self, asked: _Asked, head: bytes, is_one: bool
+    ) -> None:
+        (asked.folder / "v.mp4").write_bytes(head)
+
+        asked.messages({"role": "user", "content": [_video("v.mp4")]})
+
+        assert (asked.said == []) is is_one
+        assert is_one or "not a video: v.mp4" in asked.said[0]
+
     def test_sounds_and_videos(self, asked: _Asked) -> None:
         found = asked.interleaved(
             "<audio 1> and <audio_2> and <video 1>",

@@ -494,7 +494,7 @@ SPECIAL: dict[str, Callable[[Path], None]] = {
 
 
 class TestSpecialFiles:
-    @pytest.mark.timeout(20, method="signal")
+    @pytest.mark.timeout(120, method="signal")
     @pytest.mark.parametrize("name", SPECIAL)
     @pytest.mark.parametrize("cell", ["{}", "['ok.png', '{}']"])
     def test_as_a_picture(self, folder: Path, name: str, cell: str) -> None:
@@ -507,7 +507,7 @@ class TestSpecialFiles:
         assert "root:" not in text
         assert "PATH=" not in text
 
-    @pytest.mark.timeout(20, method="signal")
+    @pytest.mark.timeout(120, method="signal")
     @pytest.mark.parametrize(
         "path", ["/dev/zero", "/dev/stdin", "/dev/tty", "/dev/null", "/etc/passwd", "/"]
     )
@@ -516,7 +516,7 @@ class TestSpecialFiles:
 
         assert "column image_path: not a picture" in _told(_write(folder, ".tsv", row), "mcq")
 
-    @pytest.mark.timeout(20, method="signal")
+    @pytest.mark.timeout(120, method="signal")
     @pytest.mark.parametrize("name", sorted(set(SPECIAL) - {"empty"}))
     @pytest.mark.parametrize("kind", ["image_url", "input_audio", "video_url"])
     def test_in_a_message(self, folder: Path, name: str, kind: str) -> None:
@@ -527,7 +527,7 @@ class TestSpecialFiles:
 
         assert "line 1" in _told(_write(folder, ".jsonl", row), "general_vqa")
 
-    @pytest.mark.timeout(20, method="signal")
+    @pytest.mark.timeout(120, method="signal")
     @pytest.mark.parametrize(
         "name", sorted(set(SPECIAL) - {"zeros", "random", "memory", "passwd", "environ"})
     )

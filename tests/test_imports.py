@@ -85,7 +85,7 @@ ALLOWED = {
     "readers": {"errors", "spec"},
     "envs": {"catalogue", "locks", "pip_settings", "process", *SHARED},
     "diagnosis": {"envs", "registry"},
-    "demo": {"demo"},
+    "demo": {"demo", "errors"},
     "pip_settings": set(),
     "redaction": set(),
     "secret_values": {"redaction", "errors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -246,7 +247,9 @@ class TestAuto:
         folder = done.spec.work_dir / "20260102-030405"
         label = folder / "upstream/opencompass/20260102_030406/predictions/m"
         label.mkdir(parents=True)
-        (label / "demo_arc.json").touch()
+        (label / "ARC-c.json").touch()
+        owners = folder / "upstream" / "opencompass" / "owners.json"
+        owners.write_text(json.dumps({"ARC-c": "demo_arc"}))
         (folder / "run.json").write_text("{}")
         (folder / "config.yaml").write_text(str(config.plain(done.spec)))
 

@@ -26,7 +26,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _SOUNDS = ("wav", "mp3")
 # Matroska and WebM, MPEG, Flash; MP4, QuickTime and AVI have theirs further on.
-_VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV", b"\x47")
+_VIDEOS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV")
+# A transport stream is packets of so many bytes, each of which begins with `G`.
+_PACKET = 188
 _NAMES = {"image_url": "picture", "video_url": "video", "input_audio": "audio"}
 
 # Notes what is wrong: what, why, how to mend it.
@@ -255,12 +257,13 @@ def _file_problem(path: Path, name: str, form: str) -> str:
         return pictures.problem(path)
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(_PACKET + 1)
     except OSError as error:
         return str(error)
     if name == "audio":
         return _sound(head, form)
     known = head[4:8] == b"ftyp" or head.startswith(_VIDEOS) or head[8:12] == b"AVI "
+    known = known or head[::_PACKET] == b"GG"
     return "" if known else "it does not begin as a video file does"
 
 
