@@ -59,6 +59,7 @@ class Run:
             "judge_built": False,
             "judge_fallback": False,
             "judge_failed": 0,
+            "unread": [],
             "last_error": "",
             **finished,
         }
@@ -211,16 +212,14 @@ def test_samples_without_a_grade_are_counted(
     run: Callable[[str], Run], failed: int, fallback: bool, ungraded: int
 ) -> None:
     scored = run("scored")
-    [graded] = scored.upstream.glob("*_result.tsv")
-    marks = ("Failed to predict, thus randomly generate one.", "Fail to Judge", "5 retries failed.")
-    lines = graded.read_text().splitlines()
-    for position, mark in enumerate(marks, start=1):
-        lines[position] = lines[position].rpartition("\t")[0] + f'\t"{mark}"'
-    graded.write_text("\n".join(lines) + "\n")
+    of_the_judge = {
+        "judge_built": True,
+        "judge_failed": failed,
+        "judge_fallback": fallback,
+        "unread": ["0", "7", "31"],
+    }
 
-    outcome = scored.read(
-        judge=JUDGE, judge_built=True, judge_failed=failed, judge_fallback=fallback
-    )
+    outcome = scored.read(judge=JUDGE, **of_the_judge)
     assert (outcome.status, outcome.n_judge_failed) == ("scored", ungraded)
     assert scored.read().n_judge_failed == 0  # matched exactly: nothing was to be graded
 

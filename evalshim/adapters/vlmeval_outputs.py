@@ -46,9 +46,6 @@ _COUNTING = ("OCRBench", "MVBench", "MVBench_MP4", "MMDUDataset", "MMBenchVideo"
 _MATCHED_TYPES = ("MCQ", "MCQ_MMMU_Pro", "MMERealWorld", "Y/N", "Video-MCQ")
 # Metrics that upstream names behind the split they belong to (YORN_auxeval, Hallusion_rating).
 _NAMED_LAST = ("aAcc", "fAcc", "qAcc", "acc", "precision", "recall")
-# What upstream notes of a sample whose judge gave nothing that it could read: multiple choice
-# (then it picks at random), short answers (0), and the sets that extract from long answers.
-_UNGRADED = ("Failed to predict", "Fail to Judge", "retries failed")
 # Those of the scorer bleu_rouge.
 _OF_TEXT = ("bleu-", "Rouge-")
 
@@ -102,7 +99,7 @@ def read(cell: Cell, finished: Mapping[str, Any], run_dir: Path, spec: RunSpec) 
     fallback = bool(finished["judge_fallback"])
     ungraded = 0
     if finished["judge_built"] and not fallback:
-        ungraded = max(finished["judge_failed"], _marked(graded))
+        ungraded = max(finished["judge_failed"], _unread(finished, predictions))
     if ungraded >= n - failed > 0:
         reason = f"the judge {scorer} graded none of {n - failed} answers"
         return replace(known, status="failed", error=reason, n_judge_failed=ungraded)
@@ -122,18 +119,10 @@ def _scorer(finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Met
     return EXACT_MATCHING if matched else rule
 
 
-def _marked(graded: pd.DataFrame | None) -> int:
-    """Answers that upstream marked as ungraded: what the judge said was none it could read."""
-    if graded is None:
-        return 0
-    marked = graded["index"].ne(graded["index"])
-    for column in ("log", "hit"):
-        if column in graded:
-            for mark in _UNGRADED:
-                marked |= graded[column].str.contains(mark, regex=False)
-    if "prediction" in graded:
-        marked &= ~graded["prediction"].str.contains(FAIL_MSG, regex=False)
-    return int(marked.sum())
+def _unread(finished: Mapping[str, Any], predictions: pd.DataFrame) -> int:
+    """Answers of which upstream could not read what the judge said."""
+    failed = predictions["prediction"].str.contains(FAIL_MSG, regex=False)
+    return len({*finished["unread"]}.difference(predictions["index"][failed]))
 
 
 def _metrics(

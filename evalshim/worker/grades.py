@@ -8,7 +8,12 @@ import os
 import re
 import shutil
 
+from . import pickles
+
 _OF_INFERENCE = r"(?!.*_?(checkpoint|PREV)\.pkl)"
+# What upstream notes of a sample whose judge said nothing that it could read: multiple choice
+# (then it picks at random), short answers (0), and the sets that extract from long answers.
+_UNREAD = ("Failed to predict, thus", "Fail to Judge", "retries failed")
 
 
 def of(eval_file):
@@ -17,6 +22,16 @@ def of(eval_file):
     folder, name = os.path.split(os.path.abspath(eval_file))
     mine = re.compile(rf"{re.escape(os.path.splitext(name)[0])}_{_OF_INFERENCE}")
     return sorted(entry.path for entry in os.scandir(folder) if mine.match(entry.name))
+
+
+def unread(eval_file):
+    """Indices of the samples, as texts, that upstream graded without having read a verdict."""
+    return {
+        str(key)
+        for path in of(eval_file)
+        for key, grade in _kept(path).items()
+        if any(mark in str(grade) for mark in _UNREAD)
+    }
 
 
 def forget(eval_file, samples, indices, groups):
@@ -28,17 +43,28 @@ def forget(eval_file, samples, indices, groups):
         indices: All of theirs.
         groups: By index, what a set that is graded by groups calls the one of a sample.
     """
-    from vlmeval.smp import dump, load
+    from vlmeval.smp import dump
 
     names = {*indices, *groups.values()}
     stale = {*samples, *(groups[sample] for sample in samples if sample in groups)}
     for path in of(eval_file):
-        found = load(path) if path.endswith(".pkl") else None
-        by_sample = isinstance(found, dict) and names.issuperset({*samples, *map(str, found)})
-        if not by_sample:
+        found = _kept(path)
+        if not found or not names.issuperset({*samples, *map(str, found)}):
             remove(path)
         elif not stale.isdisjoint(map(str, found)):
             dump({key: value for key, value in found.items() if str(key) not in stale}, path)
+
+
+def _kept(path):
+    """The grades of a file by sample; none where it has them all together."""
+    if not path.endswith(".pkl"):
+        return {}
+    try:
+        with open(path, "rb") as file:
+            found = pickles.load(file)
+    except Exception:  # of something else than grades (pickles.Refused), or cut short
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove(path):

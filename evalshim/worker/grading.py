@@ -30,12 +30,14 @@ class Grading:
         blind: What is a verdict cannot be told from what the judge is asked.
         lacking: Told of each sample that got no verdict, once it is known; None for one that
             the model did not answer.
+        answered: Told that the judge did, with its id as its endpoint says.
         stopped: What ended the run while it was asked; upstream may have made a grade of that.
     """
 
-    def __init__(self, judge, lacking=lambda sample: None):
+    def __init__(self, judge, lacking=lambda sample: None, answered=lambda reported: None):
         self.judge = judge
         self.lacking = lacking
+        self.answered = answered
         self.stopped = None
         self.built = False
         self.dead = ""

@@ -52,6 +52,7 @@ def _watch(grading, model):
             grading.problem = wrong_with(code, response)
         elif not grading.reported:
             grading.reported = str(document(response).get("model") or "")
+            grading.answered(grading.reported)
         return code, answer, response
 
     def counted(message, **kwargs):
@@ -151,7 +152,7 @@ def judged(evaluate, watch, cell):
                 f"{name} asks a judge by a client of its own, unseen by evalshim: "
                 "`mode: infer`, and score it with VLMEvalKit"
             )
-        _grading = watch.grading = grading = Grading(judge, watch.lacks)
+        _grading = watch.grading = grading = Grading(judge, watch.lacks, watch.judged_by)
         grading.named = kwargs.get("model")
         given = _of(judge)
         if "LOCAL_LLM" in given and grading.named in _ELSEWHERE:
@@ -168,6 +169,7 @@ def judged(evaluate, watch, cell):
                         grading.lacking(_ALL)
                         raise grading.stopped
                     if not grading.refused and (not grading.dead or grading.without):
+                        watch.graded(eval_file)
                         return result
                 except Exception as error:
                     if grading.stopped:

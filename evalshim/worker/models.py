@@ -7,8 +7,8 @@ import threading
 from . import channel, custom_data, fan_out, grades, judging, pace, plugins, transport
 from .journal import Journal
 
-# The key of what is known of all samples, beside those of single ones.
-_OF_ALL = "\x00all"
+# The keys of what is known of all samples, and of their judge, beside those of single ones.
+_OF_ALL, _OF_JUDGE = "\x00all", "\x00judge"
 # Sets (0.0.20) that cannot go on from the grades of some of their samples.
 _GRADED_WHOLE = ("UniSVG", "WorldVQA", "MMAlignBench")
 # Of a request, what is not a parameter of the answer.
@@ -23,6 +23,8 @@ class Watch:
         finish: By the key of a sample, why the model stopped, where it did not do so itself.
         sent: Parameters of a request, as the endpoint got them.
         reported: The id of the model, as the endpoint reported it.
+        judge_reported: That of the judge, an earlier process's too; None where none answered.
+        unread: Samples, as texts, of which upstream could not read what the judge said.
     """
 
     def __init__(self, cell):
@@ -38,6 +40,8 @@ class Watch:
         self.done = 0
         self.last_error = ""
         self.judge_model = ""
+        self.judge_reported = None
+        self.unread = set()
         self.errors = {}
         self.finish = {}
         self.sent = {}
@@ -54,13 +58,15 @@ class Watch:
         for key, value in self._journal.read().items():
             if key == _OF_ALL:
                 self.sent, self.reported = value
+            elif key == _OF_JUDGE:
+                self.judge_reported = value
             else:
                 self.finish[key] = value
 
     def regrade(self, eval_file):
         """Forget the grades of samples that an earlier process could not grade; of those that
         have no answer now, note that they are none."""
-        if noted := self._ungraded.read():
+        if stale := {*self._ungraded.read(), *grades.unread(eval_file)}:
             data = getattr(self.dataset, "data", {})
             by_index = "index" in data and "SUB_DATASET" not in data
             by_index = by_index and type(self.dataset).__name__ not in _GRADED_WHOLE
@@ -68,16 +74,30 @@ class Watch:
             # As mcq_circular_eval (0.0.20) has it.
             groups = [str(int(i) % 1_000_000) if i.isdigit() else i for i in indices]
             groups = map(str, data["g_index"]) if by_index and "g_index" in data else groups
-            samples = set(map(str, noted))
+            samples = set(map(str, stale))
             grades.forget(eval_file, samples, indices, dict(zip(indices, groups, strict=True)))
             self._ungraded.remove()
         for sample in self.errors:
             self.lacks(sample)
 
     def lacks(self, sample):
-        """Note a sample that gets no grade which would hold."""
+        """Note a sample that gets no grade which would hold: at once, as a kill may come."""
         if sample is not None:
             self._ungraded.add(sample, True)
+
+    def graded(self, eval_file):
+        """Learn at the end of an evaluation what upstream could not read, and who graded."""
+        grading = self.grading
+        self.unread = grades.unread(eval_file)
+        if grading.judge and not grading.built and self.judge_reported is not None:
+            # Upstream found all grades made by an earlier process.
+            grading.built, grading.reported = True, self.judge_reported
+
+    def judged_by(self, reported):
+        """Note the id of a judge that answers: a later process may find nothing to ask it."""
+        if self.judge_reported != reported:
+            self.judge_reported = reported
+            self._journal.add(_OF_JUDGE, reported)
 
     def learn(self, sent, reported):
         self.sent, self.reported = sent, reported

@@ -19,10 +19,11 @@ Job, beside what `__main__` says:
 `finished` has status "failed" where the answers are there and upstream could not grade them.
 It adds: made (files of the grading), dataset_type, dataset_class, own_scale, img_root (where it
 unpacks pictures), judge_model (upstream's name for it), judge_built, judge_fallback (upstream
-graded without), judge_failed (of how many answers it gave no verdict), unjudged (it died, or
-there was none), reported (ids of model and judge as their endpoints say), sent (parameters of a
-request), answered (of the cell), last_error (why the last answer that never came did not), errors
-and finish (of samples: [[text, [index, ...]], ...]).
+graded without), judge_failed (of how many answers it gave no verdict), unread (indices of those of
+which upstream could not read what it said), unjudged (it died, or there was none), reported (ids
+of model and judge as their endpoints say), sent (parameters of a request), answered (of the
+cell), last_error (why the last answer that never came did not), errors and finish (of samples:
+[[text, [index, ...]], ...]).
 Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
@@ -295,6 +296,7 @@ def _report(cell, watch, errors):
         judge_built=grading.built,
         judge_fallback=grading.fallback,
         judge_failed=len(grading.ungraded),
+        unread=sorted(watch.unread),
         unjudged=isinstance(raised, JudgeError),
         reported={"model": watch.reported, "judge": grading.reported},
         sent=watch.sent,

@@ -29,11 +29,14 @@ WORDY = "It is surely the first of them"
 
 @dataclass
 class Voice:
-    """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`,
-    and what is no verdict about those of the `puzzling` words."""
+    """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`.
+
+    About those in `nonsense`, and where it reads the words `puzzling`, it says what no rule reads.
+    """
 
     says: str
     broken: set[int] = field(default_factory=set)
+    nonsense: set[int] = field(default_factory=set)
     puzzling: str = "-never-"
     lives: int = 1000
     asked: list[str] = field(default_factory=list)
@@ -41,10 +44,11 @@ class Voice:
     def answer(self, messages: list[dict[str, Any]]) -> str:
         text = json.dumps(messages)
         self.asked.append(text)
-        if len(self.asked) > self.lives or any(f"number {k}?" in text for k in self.broken):
+        about = {k for k in range(N) if f"number {k}?" in text}
+        if len(self.asked) > self.lives or about & self.broken:
             raise ConnectionAbortedError("not now")
-        if self.puzzling in text:
-            return "I would rather talk of the weather."
+        if about & self.nonsense or self.puzzling in text:
+            return "The weather is fine"
         # What upstream shows a judge where a model did not answer.
         return "Z" if "Failed to obtain answer" in text else self.says
 
@@ -239,6 +243,87 @@ def test_only_of_what_was_no_verdict_is_the_judge_asked_again(
     again = setting.judge.about_samples()
     assert ["Of two, what is number 2?" in text for text in again] == [True] * n
     assert setting.model.about_samples() == []
+
+
+def yes_or_no(path: Path) -> dict[str, Any]:
+    """Six questions to which the answer is yes."""
+    lines = [[str(k), f"Is it number {k}?", "Yes", as_base64(picture())] for k in range(N)]
+    text = "".join("\t".join(line) + "\n" for line in lines)
+    path.write_text(f"index\tquestion\tanswer\timage\n{text}")
+    return {"name": path.stem, "path": str(path), "class": "ImageYORNDataset"}
+
+
+MADE = {"choices": choices, "said": said, "yes_or_no": yes_or_no}
+RIGHT = {"choices": "A", "said": GRADES, "yes_or_no": "Yes"}
+
+
+def judged(setting: Setting, kind: str) -> dict[str, Any]:
+    """A set of which each sample takes the judge, who says that it is right."""
+    setting.model.says, setting.judge.says = WORDY, RIGHT[kind]
+    return MADE[kind](setting.folder / "one.tsv")
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_upstream_could_not_read_of_the_judge_is_graded(setting: Setting, kind: str) -> None:
+    dataset = judged(setting, kind)
+    setting.judge.nonsense = {2}
+    before = setting.run(dataset)
+    assert before.returncode == 1, before.stderr
+    assert primary(before)["one"]["n_judge_failed"] == 1
+    setting.judge.about_samples()
+
+    still = primary(setting.go_on(code=1))["one"]
+
+    assert (still["n_judge_failed"], still["scorer"]) == (1, "j")
+    again = setting.judge.about_samples()
+    assert again and all("number 2?" in text for text in again)
+    setting.judge.nonsense = set()
+
+    after = primary(setting.go_on())["one"]
+
+    assert (after["n_judge_failed"], after["score"], after["scorer"]) == (0, 1.0, "j")
+    again = setting.judge.about_samples()
+    assert again and all("number 2?" in text for text in again)
+
+
+# Ends the first process that graded all, before evalshim knows that it did.
+KILLED = """
+import functools, os, signal
+from vlmeval.dataset.image_shortqa import ImageShortQADataset
+from vlmeval.dataset.image_yorn import ImageYORNDataset
+def then_killed(evaluate):
+    @functools.wraps(evaluate)
+    def evaluated(self, eval_file, **judge):
+        found = evaluate(self, eval_file, **judge)
+        if not os.path.exists("{place}"):
+            open("{place}", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+    return evaluated
+for cls in (ImageShortQADataset, ImageYORNDataset):
+    cls.evaluate = then_killed(cls.evaluate)
+"""
+
+
+@pytest.mark.parametrize(("kind", "nonsense"), [("said", set()), ("said", {2}), ("yes_or_no", {2})])
+def test_what_a_killed_process_graded_is_the_judges(
+    setting: Setting, kind: str, nonsense: set[int]
+) -> None:
+    dataset = judged(setting, kind)
+    setting.judge.nonsense = set(nonsense)
+    (setting.folder / "killed.py").write_text(KILLED.format(place=setting.folder / "killed"))
+    [cut] = rows(setting.run(dataset, plugins=["killed.py"]))
+    assert cut["status"] == "failed", cut["error"]
+    setting.judge.nonsense = set()
+    setting.judge.about_samples()
+
+    after = primary(setting.go_on())["one"]
+
+    assert (after["n_judge_failed"], after["score"], after["scorer"]) == (0, 1.0, "j")
+    header = json.loads((setting.folder / "outputs/latest/run.json").read_text())
+    assert [cell["judge"]["reported"] for cell in header["cells"].values()] == ["j"]
+    again = setting.judge.about_samples()
+    assert bool(again) is bool(nonsense) and all("number 2?" in text for text in again)
 
 
 @pytest.mark.parametrize("circular", [False, True])
