@@ -28,8 +28,8 @@ class Grading:
         reported: The id of the judge, as its endpoint says.
         problem: Why its last call brought nothing.
         blind: What is a verdict cannot be told from what the judge is asked.
-        lacking: Told of each sample that got no verdict, once it is known; None for one that
-            the model did not answer.
+        lacking: Told of each sample that got no verdict, once it is known, whether or not a later
+            try brings one; None for one that the model did not answer.
         answered: Told that the judge did, with its id as its endpoint says.
         stopped: What ended the run while it was asked; upstream may have made a grade of that.
     """

@@ -66,7 +66,7 @@ class Watch:
     def regrade(self, eval_file):
         """Forget the grades of samples that an earlier process could not grade; of those that
         have no answer now, note that they are none."""
-        if stale := {*self._ungraded.read(), *grades.unread(eval_file)}:
+        if stale := self._noted() | grades.unread(eval_file):
             data = getattr(self.dataset, "data", {})
             by_index = "index" in data and "SUB_DATASET" not in data
             by_index = by_index and type(self.dataset).__name__ not in _GRADED_WHOLE
@@ -86,12 +86,19 @@ class Watch:
             self._ungraded.add(sample, True)
 
     def graded(self, eval_file):
-        """Learn at the end of an evaluation what upstream could not read, and who graded."""
+        """Learn at the end of an evaluation what is ungraded, and take back the notes of samples
+        that upstream's later tries graded."""
         grading = self.grading
         self.unread = grades.unread(eval_file)
+        if not grading.without:
+            for sample in self._noted().difference(grading.ungraded, self.errors):
+                self._ungraded.add(sample, False)
         if grading.judge and not grading.built and self.judge_reported is not None:
             # Upstream found all grades made by an earlier process.
             grading.built, grading.reported = True, self.judge_reported
+
+    def _noted(self):
+        return {sample for sample, lacks in self._ungraded.read().items() if lacks}
 
     def judged_by(self, reported):
         """Note the id of a judge that answers: a later process may find nothing to ask it."""

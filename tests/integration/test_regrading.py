@@ -31,11 +31,13 @@ WORDY = "It is surely the first of them"
 class Voice:
     """Says one thing; nothing about the samples that are `broken`, nothing more after `lives`.
 
-    About those in `nonsense`, and where it reads the words `puzzling`, it says what no rule reads.
+    Nor about those of `lost_once` the first time. About those in `nonsense`, and where it reads
+    the words `puzzling`, it says what no rule reads.
     """
 
     says: str
     broken: set[int] = field(default_factory=set)
+    lost_once: set[int] = field(default_factory=set)
     nonsense: set[int] = field(default_factory=set)
     puzzling: str = "-never-"
     lives: int = 1000
@@ -45,7 +47,8 @@ class Voice:
         text = json.dumps(messages)
         self.asked.append(text)
         about = {k for k in range(N) if f"number {k}?" in text}
-        if len(self.asked) > self.lives or about & self.broken:
+        if len(self.asked) > self.lives or about & {*self.broken, *self.lost_once}:
+            self.lost_once -= about
             raise ConnectionAbortedError("not now")
         if about & self.nonsense or self.puzzling in text:
             return "The weather is fine"
@@ -286,6 +289,24 @@ def test_what_upstream_could_not_read_of_the_judge_is_graded(setting: Setting, k
     assert again and all("number 2?" in text for text in again)
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_what_the_judge_graded_at_another_try_is_not_graded_again(
+    setting: Setting, kind: str
+) -> None:
+    dataset = judged(setting, kind)
+    setting.model.broken, setting.judge.lost_once = {3}, {2}
+    before = primary(setting.run(dataset))["one"]
+    assert (before["n_failed"], before["n_judge_failed"]) == (1, 0)
+    assert len([t for t in setting.judge.about_samples() if "number 2?" in t]) == 2
+    setting.model.broken = set()
+
+    after = primary(setting.go_on())["one"]
+
+    assert (after["n_judge_failed"], after["score"]) == (0, 1.0)
+    again = setting.judge.about_samples()
+    assert again and all("number 3?" in text for text in again)
+
+
 # Ends the first process that graded all, before evalshim knows that it did.
 KILLED = """
 import functools, os, signal
@@ -326,14 +347,17 @@ def test_what_a_killed_process_graded_is_the_judges(
     assert bool(again) is bool(nonsense) and all("number 2?" in text for text in again)
 
 
-@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize(
+    ("name", "circular", "lives"),
+    [("circular_one", False, 3), ("circular_one", True, 3), ("plain", False, 0)],
+)
 def test_what_was_matched_exactly_for_want_of_a_judge_is_graded_by_it(
-    setting: Setting, circular: bool
+    setting: Setting, name: str, circular: bool, lives: int
 ) -> None:
     """And the predictions stay, which upstream writes once more where a set is circular."""
     setting.model.says = WORDY
-    setting.judge.lives = 3
-    dataset = choices(setting.folder / "circular_one.tsv", circular)
+    setting.judge.lives = lives
+    dataset = choices(setting.folder / f"{name}.tsv", circular)
     before = primary(setting.run(dataset, judge={"fallback": "allow", "nproc": 1}))
     [row] = before.values()
     assert row["status"] == "scored", row["error"]
