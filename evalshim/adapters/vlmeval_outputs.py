@@ -121,8 +121,11 @@ def _scorer(finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Met
 
 def _unread(finished: Mapping[str, Any], predictions: pd.DataFrame) -> int:
     """Answers of which upstream could not read what the judge said."""
+    names = predictions["index"]
+    if "SUB_DATASET" in predictions:
+        names = predictions["SUB_DATASET"] + "/" + predictions["original_index"]
     failed = predictions["prediction"].str.contains(FAIL_MSG, regex=False)
-    return len({*finished["unread"]}.difference(predictions["index"][failed]))
+    return len({*finished["unread"]}.difference(names[failed]))
 
 
 def _metrics(

@@ -1,12 +1,13 @@
 """The file of predictions as the `evaluate` of each of upstream's sets takes it (vlmeval 0.0.20).
 
-The worker keeps predictions as TSV, which loses none, in a folder of each cell's own.
+The worker keeps predictions as TSV, which loses none, in a folder of each cell's own. A set of
+sets (ConcatDataset) makes a file of each of its parts, and each counts its samples from 0.
 """
 
 import functools
 import os
 
-from . import judging
+from . import environment
 
 # Sets that take .xlsx alone, upstream's default: they demand it, have pandas read it, or name by
 # that ending what they write, and so write over a file with another.
@@ -16,17 +17,63 @@ _SPREADSHEETS = (
     "OMTGBench", "OSTDataset", "OceanOCRBench", "TreeBench", "V2PBench", "VCRBench", "olmOCRBench",
 )  # fmt: skip
 
+_part = None  # of a set of sets, the one under evaluation
+
 
 def taken(dataset):
     """The dataset's `evaluate`, for predictions that stand where and as we keep them."""
     evaluate = dataset.evaluate
+    for name, part in _parts(dataset).items():
+        part.evaluate = _of_part(name, part.evaluate)
 
     @functools.wraps(evaluate)
     def evaluated(eval_file, *args, **kwargs):
         if type(dataset).__name__ not in _SPREADSHEETS:
             return evaluate(_Path(eval_file), *args, **kwargs)
-        with judging.variables({"PRED_FORMAT": "xlsx"}):
+        with environment.variables({"PRED_FORMAT": "xlsx"}):
             return evaluate(_Path(_spreadsheet(eval_file)), *args, **kwargs)
+
+    return evaluated
+
+
+def graded(dataset, eval_file):
+    """What is graded: a set, its file of predictions, and the beginning of the names of its
+    samples. Of a set of sets these are its parts."""
+    own = getattr(dataset, "dataset_name", "")
+    found = [
+        (part, _Path(eval_file).replace(own, name), f"{name}/")
+        for name, part in _parts(dataset).items()
+    ]
+    return found or [(dataset, eval_file, "")]
+
+
+def named(sample):
+    """How a sample that is being graded is called in the whole of its dataset."""
+    return sample if _part is None or sample is None else f"{_part}/{sample}"
+
+
+def names(dataset):
+    """By index, how the samples of a set of sets are called where they are graded."""
+    data = getattr(dataset, "data", {})
+    if "SUB_DATASET" not in data:
+        return {}
+    places = zip(data["index"], data["SUB_DATASET"], data["original_index"], strict=True)
+    return {str(index): f"{part}/{original}" for index, part, original in places}
+
+
+def _parts(dataset):
+    return getattr(dataset, "dataset_map", {})
+
+
+def _of_part(name, evaluate):
+    @functools.wraps(evaluate)
+    def evaluated(*args, **kwargs):
+        global _part
+        _part = name
+        try:
+            return evaluate(*args, **kwargs)
+        finally:
+            _part = None
 
     return evaluated
 
@@ -34,8 +81,7 @@ def taken(dataset):
 class _Path(str):
     """A path of which `replace` changes the file's name alone.
 
-    Sets of several sets (ConcatDataset) replace their own name by that of each, all over the
-    path; others an ending.
+    A set of sets replaces its own name by that of each, all over the path; others an ending.
     """
 
     def replace(self, old, new, count=-1):

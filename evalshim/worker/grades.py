@@ -13,14 +13,15 @@ from . import pickles
 _OF_INFERENCE = r"(?!.*_?(checkpoint|PREV)\.pkl)"
 # What upstream notes of a sample whose judge said nothing that it could read: multiple choice
 # (then it picks at random), short answers (0), and the sets that extract from long answers.
-_UNREAD = ("Failed to predict, thus", "Fail to Judge", "retries failed")
+UNREAD = ("Failed to predict, thus", "Fail to Judge", "retries failed")
 
 
 def of(eval_file):
     """The files in which upstream keeps the grades of some predictions; it names them after
-    those, as it does what inference leaves."""
+    those, as it does what inference leaves, MEGABench otherwise."""
     folder, name = os.path.split(os.path.abspath(eval_file))
-    mine = re.compile(rf"{re.escape(os.path.splitext(name)[0])}_{_OF_INFERENCE}")
+    stem = re.escape(os.path.splitext(name)[0])
+    mine = re.compile(rf"{stem}_{_OF_INFERENCE}|megabench_(result|score)_")
     return sorted(entry.path for entry in os.scandir(folder) if mine.match(entry.name))
 
 
@@ -30,7 +31,7 @@ def unread(eval_file):
         str(key)
         for path in of(eval_file)
         for key, grade in _kept(path).items()
-        if any(mark in str(grade) for mark in _UNREAD)
+        if any(mark in str(grade) for mark in UNREAD)
     }
 
 

@@ -7,14 +7,18 @@ matches exactly. A judge that dies later grades at random, or as wrong.
 
 import contextlib
 import copy
+import functools
 import os
 import re
+import sys
 from urllib.parse import urlsplit
 
-from . import channel, fan_out, grades, pace, phases, transport, turns
+from . import channel, environment, eval_files, fan_out, grades, pace, phases, transport, turns
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
+# A prediction that never came (BaseAPI, 0.0.20).
+FAIL_MSG = "Failed to obtain answer"
 _ALL = "all of them"
 # Classes that ask by a client of their own (0.0.20), at an address made otherwise, a model that
 # they name themselves, and count what fails as wrong.
@@ -57,7 +61,7 @@ def _watch(grading, model):
 
     def counted(message, **kwargs):
         sample, about = fan_out.current(), str(message)  # upstream takes roles out of it
-        sample = about if sample is None else sample
+        sample = eval_files.named(about if sample is None else sample)
         sample = None if model.fail_msg.strip() in about else sample
         if grading.dead or none:
             grading.refused = True
@@ -162,7 +166,7 @@ def judged(evaluate, watch, cell):
         watch.regrade(eval_file)
         before = _written(os.path.dirname(os.path.abspath(eval_file)))
         try:
-            with phases.within("scoring"), variables({"LOCAL_LLM": None, **given}):
+            with phases.within("scoring"), environment.variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
                     if grading.stopped:  # upstream swallowed it
@@ -246,6 +250,30 @@ def notice():
         return _works(_grading, self) if _grading is not None else working(self)
 
     BaseAPI.__init__, BaseAPI.working = built, observed
+    _notice_guesses()
+
+
+def _notice_guesses():
+    """An option that upstream draws where it read none in three answers of the judge: what keeps
+    of it the option alone, or a right one of a circular set, has no mark of that."""
+    from vlmeval.dataset.utils import multiple_choice
+
+    upstream = multiple_choice.extract_answer_from_item
+
+    @functools.wraps(upstream)
+    def extract_answer_from_item(model, item, *args, **kwargs):
+        found = upstream(model, item, *args, **kwargs)
+        answered = FAIL_MSG not in str(item["prediction"])
+        if _grading is not None and answered and grades.UNREAD[0] in str(found["log"]):
+            sample = fan_out.current()
+            sample = eval_files.named(str(item["index"]) if sample is None else sample)
+            _grading.lacking(sample)
+            _grading.unread(sample)
+        return found
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vlmeval") and vars(module).get(upstream.__name__) is upstream:
+            module.extract_answer_from_item = extract_answer_from_item
 
 
 def keep_from_models(cells):
@@ -265,7 +293,6 @@ def without_stray_env():
     What it sets and nothing else does stays, the judge's variables excepted.
     """
     import importlib.util
-    import sys
 
     spec = importlib.util.find_spec("vlmeval")
     place = os.path.realpath(spec.submodule_search_locations[0])
@@ -310,21 +337,3 @@ def wrong_with(code, response):
     if code == 0:
         return f"HTTP {getattr(response, 'status_code', 200)} without an answer: {text}"
     return f"HTTP {code}: {text}"
-
-
-@contextlib.contextmanager
-def variables(values):
-    """Environment variables for as long as the block lasts; None for one that is not to be."""
-    before = {name: os.environ.get(name) for name in values}
-    _put(values)
-    try:
-        yield
-    finally:
-        _put(before)
-
-
-def _put(values):
-    for name, value in values.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value

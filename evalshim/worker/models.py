@@ -4,7 +4,7 @@ import json
 import os
 import threading
 
-from . import channel, custom_data, fan_out, grades, judging, pace, plugins, transport
+from . import channel, custom_data, eval_files, fan_out, grades, judging, pace, plugins, transport
 from .journal import Journal
 
 # The keys of what is known of all samples, and of their judge, beside those of single ones.
@@ -66,18 +66,17 @@ class Watch:
     def regrade(self, eval_file):
         """Forget the grades of samples that an earlier process could not grade; of those that
         have no answer now, note that they are none."""
-        if stale := self._noted() | grades.unread(eval_file):
-            data = getattr(self.dataset, "data", {})
-            by_index = "index" in data and "SUB_DATASET" not in data
-            by_index = by_index and type(self.dataset).__name__ not in _GRADED_WHOLE
-            indices = [str(index) for index in data["index"]] if by_index else []
-            # As mcq_circular_eval (0.0.20) has it.
-            groups = [str(int(i) % 1_000_000) if i.isdigit() else i for i in indices]
-            groups = map(str, data["g_index"]) if by_index and "g_index" in data else groups
-            samples = set(map(str, stale))
-            grades.forget(eval_file, samples, indices, dict(zip(indices, groups, strict=True)))
+        if stale := {str(sample) for sample in self._noted()} | self._unread(eval_file):
+            parts = eval_files.graded(self.dataset, eval_file)
+            prefixes = tuple(prefix for _, _, prefix in parts)
+            for dataset, path, prefix in parts:
+                # What is of no part is of each.
+                own = {s for s in stale if s.startswith(prefix) or not s.startswith(prefixes)}
+                if own:
+                    samples = {sample.removeprefix(prefix) for sample in own}
+                    grades.forget(path, samples, *_samples(dataset))
             self._ungraded.remove()
-        for sample in self.errors:
+        for sample in self._unanswered():
             self.lacks(sample)
 
     def lacks(self, sample):
@@ -89,13 +88,24 @@ class Watch:
         """Learn at the end of an evaluation what is ungraded, and take back the notes of samples
         that upstream's later tries graded."""
         grading = self.grading
-        self.unread = grades.unread(eval_file)
+        self.unread = self._unread(eval_file)
         if not grading.without:
-            for sample in self._noted().difference(grading.ungraded, self.errors):
+            for sample in self._noted().difference(grading.ungraded, self._unanswered()):
                 self._ungraded.add(sample, False)
         if grading.judge and not grading.built and self.judge_reported is not None:
             # Upstream found all grades made by an earlier process.
             grading.built, grading.reported = True, self.judge_reported
+
+    def _unread(self, eval_file):
+        return {
+            f"{prefix}{sample}"
+            for _, path, prefix in eval_files.graded(self.dataset, eval_file)
+            for sample in grades.unread(path)
+        }
+
+    def _unanswered(self):
+        names = eval_files.names(self.dataset)
+        return {names.get(str(sample), sample) for sample in self.errors}
 
     def _noted(self):
         return {sample for sample, lacks in self._ungraded.read().items() if lacks}
@@ -139,6 +149,19 @@ class Watch:
             return missing
 
         return again
+
+
+def _samples(dataset):
+    """The indices of a set, and by index what one that is graded by groups calls its group; none
+    of one that is graded as a whole."""
+    data = getattr(dataset, "data", {})
+    if "index" not in data or type(dataset).__name__ in _GRADED_WHOLE:
+        return [], {}
+    indices = [str(index) for index in data["index"]]
+    # As mcq_circular_eval (0.0.20) has it.
+    groups = [str(int(i) % 1_000_000) if i.isdigit() else i for i in indices]
+    groups = map(str, data["g_index"]) if "g_index" in data else groups
+    return indices, dict(zip(indices, groups, strict=True))
 
 
 def build(cell, models, watch, **overrides):
@@ -189,7 +212,7 @@ def _model_class(name, models):
 def _count_answers(model, watch):
     local = threading.local()
     generate, generate_inner = model.generate, model.generate_inner
-    failure = getattr(model, "fail_msg", "Failed to obtain answer").strip()
+    failure = getattr(model, "fail_msg", judging.FAIL_MSG).strip()
 
     def no_answer(answer):
         return failure in str(answer)

@@ -42,6 +42,7 @@ from . import (
     api_imports,
     channel,
     custom_data,
+    environment,
     eval_files,
     fan_out,
     forks,
@@ -180,7 +181,7 @@ def load_runner():
 
 def _count(runner, cell):
     """Report what a cell would ask, with the dataset built as for a run."""
-    with judging.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
+    with environment.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
         dataset = _build_dataset(
             runner.build_dataset, runner, cell, models.Watch(cell), (cell["dataset"],),
             dict(cell["namespace"]),
@@ -223,7 +224,7 @@ def _run_cell(runner, cell, known):
     watch.go_on(args.work_dir)
     given = {"LMUData": cell["lmudata"]} if cell["lmudata"] else {}
     try:
-        with judging.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):
+        with environment.variables(given | ({"SPLIT_THINK": "True"} if cell["strip"] else {})):
             if getattr(args, "api_mode", False):
                 # Grading in this process: what watches it cannot be pickled for another.
                 args.debug = True

@@ -307,6 +307,35 @@ def test_what_the_judge_graded_at_another_try_is_not_graded_again(
     assert again and all("number 3?" in text for text in again)
 
 
+def test_a_set_of_sets_is_graded_where_it_lacks(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its parts counts its samples from 0, in files of its own name (MTL_MMBench_DEV)."""
+    parts = [f"MMBench_dev_{tongue}" for tongue in ("ar", "cn", "en", "pt", "ru", "tr")]
+    for name in parts:
+        choices(setting.folder / f"{name}.tsv")
+    monkeypatch.setenv("LMUData", str(setting.folder))
+    setting.model.says, setting.model.broken, setting.judge.nonsense = WORDY, {3}, {2}
+    before = setting.run({"name": "one", "dataset": "MTL_MMBench_DEV"}, verify_data="off")
+    assert before.returncode == 1
+    row = primary(before)["one"]
+    assert (row["n"], row["n_failed"], row["n_judge_failed"]) == (N, 1, 6), before.stderr
+    failed = [s for s in chaos.samples(setting.folder) if s["prediction"] is None]
+    assert {s["subset"] for s in failed} == {*parts}
+    setting.model.broken = setting.judge.nonsense = set()
+    setting.judge.about_samples()
+    setting.model.asked.clear()
+
+    after = primary(setting.go_on())["one"]
+
+    assert (after["n_failed"], after["n_judge_failed"], after["score"]) == (0, 0, 1.0)
+    assert setting.correct()["one"] == [True] * 6 * N
+    assert len(setting.model.about_samples()) == 6
+    again = setting.judge.about_samples()
+    assert len(again) >= 12
+    assert all("number 2?" in text or "number 3?" in text for text in again)
+
+
 # Ends the first process that graded all, before evalshim knows that it did.
 KILLED = """
 import functools, os, signal
