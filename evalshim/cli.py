@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,9 @@ class _RunPath(click.Path):
     """A run's directory, or the id of one in `outputs`."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        by_id = Path("outputs", path)
-        return by_id if len(path.parts) == 1 and not path.exists() and by_id.is_dir() else path
+        from evalshim import housekeeping
+
+        return housekeeping.place_of(str(value), Path("outputs"))
 
 
 RUN = _RunPath()

@@ -141,14 +141,19 @@ def look(folder: Path) -> Run:
     return Run(folder, status, header or {}, owner)
 
 
+def place_of(name: str, work_dir: Path) -> Path:
+    """Where a run would be: an id in `work_dir`, if there is one, or a path."""
+    by_id = work_dir / name
+    return by_id if os.sep not in name and by_id.is_dir() else Path(name)
+
+
 def find(name: str, work_dir: Path) -> Path:
     """The run directory that `name` means: an id in `work_dir`, or a path; or a link to it.
 
     Raises:
         ConfigError: It is none.
     """
-    by_id = work_dir / name
-    folder = by_id if os.sep not in name and by_id.is_dir() else Path(name)
+    folder = place_of(name, work_dir)
     if not is_run(folder.resolve()):
         known = [p.name for p in work_dir.iterdir() if is_run(p)] if work_dir.is_dir() else []
         what = "is not a run directory" if folder.exists() else "does not exist"

@@ -34,7 +34,7 @@ def test_samples_without_an_answer_are_counted_with_the_reason_of_most() -> None
     busy, gone = replace(failed, error="HTTP 503:\nbusy"), replace(failed, error="timed out")
 
     assert answer_notes.notes([busy, answered, gone, busy]) == (
-        "3 of 4 samples have no answer, most of them for: HTTP 503: busy",
+        "3 of 4 samples have no answer, 2 of them: HTTP 503: busy",
     )
     assert answer_notes.notes([answered, failed]) == ("1 of 2 samples have no answer",)
 

@@ -71,12 +71,25 @@ def test_who_asks_a_judge_unseen_is_refused(name: str, tmp_path: Any) -> None:
     assert "`mode: infer`" in str(caught.value)
 
 
+def _predictions(folder: Path) -> str:
+    path = folder / "x.tsv"
+    path.write_text("index\tprediction\n0\tA\n")
+    return str(path)
+
+
 def test_what_is_scored_by_rules_is_not(tmp_path: Any) -> None:
-    path = str(tmp_path / "x.tsv")
+    path = _predictions(tmp_path)
 
     assert _graded(tmp_path, "MEGABench", subset_name="core")(path) == path
     with pytest.raises(JudgeError):
         _graded(tmp_path, "MEGABench", subset_name="open")(path)
+
+
+def test_a_file_that_cannot_be_read_ends_the_evaluation(tmp_path: Path) -> None:
+    """Else the next one would be taken for one within it."""
+    with pytest.raises(FileNotFoundError):
+        _graded(tmp_path, "ImageMCQDataset")(str(tmp_path / "none.tsv"))
+    assert judging._grading is None
 
 
 def test_an_evaluation_within_another_leaves_that_watched(tmp_path: Path) -> None:
@@ -93,7 +106,7 @@ def test_an_evaluation_within_another_leaves_that_watched(tmp_path: Path) -> Non
         return path
 
     outer: Any = judging.judged(evaluate, watch, {"judge": None})  # type: ignore[no-untyped-call]
-    path = str(tmp_path / "x.tsv")
+    path = _predictions(tmp_path)
 
     assert outer(path) == path
     assert watched == [watch.grading] * 2

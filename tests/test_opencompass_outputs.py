@@ -304,7 +304,7 @@ def test_why_a_sample_has_no_answer_and_how_the_others_ended(run: Callable[[str]
     assert [s.finish for s in outcome.samples] == ["length", "", "", "", "", ""]
     assert (outcome.n_failed, outcome.samples[1].prediction) == (1, None)
     assert outcome.notes == (
-        "1 of 6 samples have no answer, most of them for: HTTP 500: x",
+        "1 of 6 samples have no answer, 1 of them: HTTP 500: x",
         "1 of 6 answers were cut at max_tokens",
     )
     assert (outcome.sent, outcome.reported["model"]) == ({"temperature": 0}, "served-id")

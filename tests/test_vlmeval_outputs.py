@@ -282,7 +282,7 @@ def test_why_a_sample_has_no_answer_and_how_the_others_ended(run: Callable[[str]
     # What came at last is an answer.
     assert (by_index[answered].error, by_index[answered].finish) == ("", "length")
     assert outcome.notes == (
-        "11 of 24 samples have no answer, most of them for: HTTP 500: x",
+        "11 of 24 samples have no answer, 10 of them: HTTP 500: x",
         "1 of 24 answers were cut at max_tokens",
     )
     assert (outcome.sent, outcome.reported["model"]) == ({"temperature": 0}, "served-id")

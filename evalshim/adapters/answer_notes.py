@@ -13,12 +13,12 @@ def notes(samples: Sequence[Sample]) -> tuple[str, ...]:
     n = len(samples)
     cut = sum(s.finish == "length" for s in samples)
     unclosed = sum(_is_unclosed(s.prediction or "") for s in samples)
-    failed = Counter(s.error for s in samples if s.prediction is None)
+    failed = sum(s.prediction is None for s in samples)
+    reasons = Counter(s.error for s in samples if s.prediction is None and s.error)
     found = []
-    if 0 < failed.total() < n:
-        [(error, _)] = failed.most_common(1)
-        why = f", most of them for: {' '.join(error.split())[:200]}" if error else ""
-        found.append(f"{failed.total()} of {n} samples have no answer{why}")
+    if 0 < failed < n:
+        why = [f", {k} of them: {' '.join(e.split())[:200]}" for e, k in reasons.most_common(1)]
+        found.append(f"{failed} of {n} samples have no answer{''.join(why)}")
     if cut:
         found.append(f"{cut} of {n} answers were cut at max_tokens")
     if unclosed:

@@ -122,7 +122,7 @@ def _scorer(finished: Mapping[str, Any], judge: JudgeSpec, metrics: Sequence[Met
 def _unread(finished: Mapping[str, Any], predictions: pd.DataFrame) -> int:
     """Answers of which upstream could not read what the judge said."""
     names = predictions["index"]
-    if "SUB_DATASET" in predictions:
+    if _is_of_parts(predictions):
         names = predictions["SUB_DATASET"] + "/" + predictions["original_index"]
     failed = predictions["prediction"].str.contains(FAIL_MSG, regex=False)
     return len({*finished["unread"]}.difference(names[failed]))
@@ -226,7 +226,7 @@ def _graded(finished: Mapping[str, Any], predictions: pd.DataFrame) -> pd.DataFr
     rotated only the first is graded; a set of sets (ConcatDataset) has a file for each."""
     made = [Path(path) for path in finished.get("made", ())]
     paths = [path for path in made if re.search(r"_(result|auxmatch|judge)\.tsv$", path.name)]
-    if "SUB_DATASET" not in predictions:
+    if not _is_of_parts(predictions):
         return _read(paths[-1], "index") if paths else None
     found = []
     for name, own in predictions.groupby("SUB_DATASET"):
@@ -237,6 +237,11 @@ def _graded(finished: Mapping[str, Any], predictions: pd.DataFrame) -> pd.DataFr
     import pandas as pd
 
     return pd.concat(found) if found else None
+
+
+def _is_of_parts(predictions: pd.DataFrame) -> bool:
+    """Whether they are of a set of sets, which is graded part by part."""
+    return {"SUB_DATASET", "original_index"}.issubset(predictions)
 
 
 def _grades(graded: pd.DataFrame | None) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,14 @@ def abbr(model: ModelSpec, spec: RunSpec) -> str:
 def earlier(cell: Cell, spec: RunSpec, run_dir: Path) -> Path | None:
     work_dir = run_dir / "upstream" / "opencompass"
     model = abbr(cell.model, spec)  # of a user's own configuration it may hold slashes
-    sets = _sets(cell, spec, work_dir)
+    names = "|".join(map(re.escape, _sets(cell, spec, work_dir)))
+    # Whole, begun (tmp_), or divided (_0); of a run that was cut short, the worker's journal, or
+    # what it put aside (opencompass_earlier).
+    own = re.compile(rf"({names})(_\d+)?\.json(l|\.journal|\.lacking)?")
     for folder in sorted(work_dir.glob("*/predictions"), reverse=True):
-        own = folder / model
-        if any(_is_of(sets, path.relative_to(own)) for path in own.rglob("*.json*")):
+        place = folder / model
+        found = (path.relative_to(place).as_posix() for path in place.rglob("*"))
+        if names and any(own.fullmatch(re.sub("(^|/)tmp_", r"\1", name)) for name in found):
             return folder.parent
     return None
 
@@ -168,18 +173,6 @@ def _sets(cell: Cell, spec: RunSpec, work_dir: Path) -> list[str]:
     if spec.config:
         return [cell.dataset.name]
     return [abbr for abbr, name in _owners(work_dir).items() if name == cell.dataset.name]
-
-
-def _is_of(sets: Sequence[str], path: Path) -> bool:
-    """Whether a file has predictions of one of some sets: whole, begun (tmp_), or divided (_0).
-
-    Of a run that was cut short the worker's journal is all there is (InferTask), or what it put
-    aside (opencompass_earlier).
-    """
-    stem, _, aside = path.name.removeprefix("tmp_").partition(".json")
-    name = str(path.with_name(stem or "x"))
-    known = aside in ("", ".journal", ".lacking")
-    return known and (name in sets or name.rpartition("_")[0] in sets)
 
 
 def prepare(
@@ -230,10 +223,10 @@ def prepare(
 def _owners(work_dir: Path) -> dict[str, str]:
     """By abbr, the dataset of ours whose results bear it in runs of upstream's there so far."""
     try:
-        found: dict[str, str] = json.loads((work_dir / _OWNERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((work_dir / _OWNERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def _stamp(folder: Path) -> str | None:

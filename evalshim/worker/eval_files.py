@@ -5,16 +5,21 @@ sets (ConcatDataset) makes a file of each of its parts, and each counts its samp
 """
 
 import functools
+import mmap
 import os
 
 from . import environment
 
-# Sets that take .xlsx alone, upstream's default: they demand it, have pandas read it, or name by
-# that ending what they write, and so write over a file with another.
+# A prediction that never came (BaseAPI).
+FAIL_MSG = "Failed to obtain answer"
+
+# Sets that take .xlsx alone, upstream's default: they demand it, have pandas read it or what they
+# made of it, or name by that ending what they write, and so write over a file with another.
 _SPREADSHEETS = (
     "AffordanceDataset", "GSM8KVDataset", "HiPhODataset", "MATBench", "MVTamperBench",
     "MedqbenchCaptionDataset", "MedqbenchMCQDataset", "MedqbenchPairedDescriptionDataset",
-    "OMTGBench", "OSTDataset", "OceanOCRBench", "TreeBench", "V2PBench", "VCRBench", "olmOCRBench",
+    "OMTGBench", "OSTDataset", "OceanOCRBench", "TDBench", "TDBenchGrounding", "TreeBench",
+    "V2PBench", "VCRBench", "olmOCRBench",
 )  # fmt: skip
 
 _part = None  # of a set of sets, the one under evaluation
@@ -52,13 +57,18 @@ def named(sample):
     return sample if _part is None or sample is None else f"{_part}/{sample}"
 
 
-def names(dataset):
-    """By index, how the samples of a set of sets are called where they are graded."""
-    data = getattr(dataset, "data", {})
-    if "SUB_DATASET" not in data:
-        return {}
-    places = zip(data["index"], data["SUB_DATASET"], data["original_index"], strict=True)
-    return {str(index): f"{part}/{original}" for index, part, original in places}
+def unanswered(eval_file):
+    """Samples without an answer, as they are called where they are graded."""
+    import pandas as pd
+
+    with open(eval_file, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as text:
+        if text.find(FAIL_MSG.encode()) < 0:
+            return set()
+    table = pd.read_csv(eval_file, sep="\t", dtype=str, keep_default_na=False)
+    table = table[table["prediction"].str.contains(FAIL_MSG, regex=False)]
+    if not {"SUB_DATASET", "original_index"}.issubset(table):
+        return {*table["index"]}
+    return {*(table["SUB_DATASET"] + "/" + table["original_index"])}
 
 
 def _parts(dataset):

@@ -8,6 +8,7 @@ a file that no later run can load. Here each result goes to a journal, and into 
 Here a prompt is built when its call is due.
 """
 
+import contextlib
 import dis
 import itertools
 import os
@@ -132,6 +133,17 @@ def resolve(save):
 def current():
     """The key of the sample that this thread is working on; None where it has none."""
     return getattr(_local, "key", None)
+
+
+@contextlib.contextmanager
+def working_on(key):
+    """Name the sample that this thread is working on, unless it has one."""
+    outer = current()
+    _local.key = key if outer is None else outer
+    try:
+        yield
+    finally:
+        _local.key = outer
 
 
 def _fan_out(func, tasks, nproc, save, keys):

@@ -17,8 +17,6 @@ from . import channel, environment, eval_files, fan_out, grades, pace, phases, t
 from .grading import Grading, JudgeError
 
 _NONE = "exact_matching"
-# A prediction that never came (BaseAPI, 0.0.20).
-FAIL_MSG = "Failed to obtain answer"
 _ALL = "all of them"
 # Classes that ask by a client of their own (0.0.20), at an address made otherwise, a model that
 # they name themselves, and count what fails as wrong.
@@ -163,9 +161,10 @@ def judged(evaluate, watch, cell):
             # build_judge would ask their provider for the user's judge.
             kwargs["model"] = _AT_AN_ADDRESS
         eval_file = args[0] if args else kwargs["eval_file"]
-        watch.regrade(eval_file)
-        before = _written(os.path.dirname(os.path.abspath(eval_file)))
+        before = {}
         try:
+            watch.regrade(eval_file)
+            before = _written(os.path.dirname(os.path.abspath(eval_file)))
             with phases.within("scoring"), environment.variables({"LOCAL_LLM": None, **given}):
                 try:
                     result = evaluate(*args, **kwargs)
@@ -262,13 +261,13 @@ def _notice_guesses():
 
     @functools.wraps(upstream)
     def extract_answer_from_item(model, item, *args, **kwargs):
-        found = upstream(model, item, *args, **kwargs)
-        answered = FAIL_MSG not in str(item["prediction"])
-        if _grading is not None and answered and grades.UNREAD[0] in str(found["log"]):
-            sample = fan_out.current()
-            sample = eval_files.named(str(item["index"]) if sample is None else sample)
-            _grading.lacking(sample)
-            _grading.unread(sample)
+        with fan_out.working_on(str(item.get("index"))):
+            found = upstream(model, item, *args, **kwargs)
+            answered = eval_files.FAIL_MSG not in str(item["prediction"])
+            if _grading is not None and answered and grades.UNREAD[0] in str(found["log"]):
+                sample = eval_files.named(fan_out.current())
+                _grading.lacking(sample)
+                _grading.unread(sample)
         return found
 
     for name, module in list(sys.modules.items()):

@@ -66,7 +66,7 @@ class Watch:
     def regrade(self, eval_file):
         """Forget the grades of samples that an earlier process could not grade; of those that
         have no answer now, note that they are none."""
-        if stale := {str(sample) for sample in self._noted()} | self._unread(eval_file):
+        if stale := self._noted() | self._unread(eval_file):
             parts = eval_files.graded(self.dataset, eval_file)
             prefixes = tuple(prefix for _, _, prefix in parts)
             for dataset, path, prefix in parts:
@@ -76,13 +76,13 @@ class Watch:
                     samples = {sample.removeprefix(prefix) for sample in own}
                     grades.forget(path, samples, *_samples(dataset))
             self._ungraded.remove()
-        for sample in self._unanswered():
+        for sample in eval_files.unanswered(eval_file):
             self.lacks(sample)
 
     def lacks(self, sample):
         """Note a sample that gets no grade which would hold: at once, as a kill may come."""
         if sample is not None:
-            self._ungraded.add(sample, True)
+            self._ungraded.add(str(sample), True)
 
     def graded(self, eval_file):
         """Learn at the end of an evaluation what is ungraded, and take back the notes of samples
@@ -90,7 +90,8 @@ class Watch:
         grading = self.grading
         self.unread = self._unread(eval_file)
         if not grading.without:
-            for sample in self._noted().difference(grading.ungraded, self._unanswered()):
+            lacking = {*map(str, grading.ungraded), *eval_files.unanswered(eval_file)}
+            for sample in self._noted() - lacking:
                 self._ungraded.add(sample, False)
         if grading.judge and not grading.built and self.judge_reported is not None:
             # Upstream found all grades made by an earlier process.
@@ -103,12 +104,8 @@ class Watch:
             for sample in grades.unread(path)
         }
 
-    def _unanswered(self):
-        names = eval_files.names(self.dataset)
-        return {names.get(str(sample), sample) for sample in self.errors}
-
     def _noted(self):
-        return {sample for sample, lacks in self._ungraded.read().items() if lacks}
+        return {str(sample) for sample, lacks in self._ungraded.read().items() if lacks}
 
     def judged_by(self, reported):
         """Note the id of a judge that answers: a later process may find nothing to ask it."""
@@ -212,7 +209,7 @@ def _model_class(name, models):
 def _count_answers(model, watch):
     local = threading.local()
     generate, generate_inner = model.generate, model.generate_inner
-    failure = getattr(model, "fail_msg", judging.FAIL_MSG).strip()
+    failure = getattr(model, "fail_msg", eval_files.FAIL_MSG).strip()
 
     def no_answer(answer):
         return failure in str(answer)

@@ -6,6 +6,7 @@ Written for opencompass 0.5.4.
 import contextlib
 import json
 import os
+import re
 import shutil
 from glob import escape, glob
 
@@ -102,24 +103,24 @@ def copy_earlier(job, parts, stamp, tally):
 def _copy(earlier, there, place, abbr, cell, job, tally):
     """Copy upstream's own files of a set: whole, begun (tmp_), or divided (_0, _1, ...)."""
     found = False
-    source = os.path.join(earlier, "predictions", cell["model"], there)
-    target = os.path.join(place, "predictions", cell["model"], abbr)
-    folder, name = os.path.split(source)
-    for path in glob(os.path.join(escape(folder), "*.json*")):
-        stem, _, aside = os.path.basename(path).partition(".json")
-        begun, stem = stem.startswith("tmp_"), stem.removeprefix("tmp_")
-        is_of = stem == name or stem.rpartition("_")[0] == name
-        if not is_of or os.path.islink(path):  # which may lead out of the run
+    folder, name = os.path.split(os.path.join(earlier, "predictions", cell["model"], there))
+    target, own = os.path.split(os.path.join(place, "predictions", cell["model"], abbr))
+    mine = re.compile(rf"(tmp_)?{re.escape(name)}(_\d+)?(\.json(l|\.journal|\.lacking)?)")
+    for path in sorted(glob(os.path.join(escape(folder), "*"))):
+        match = mine.fullmatch(os.path.basename(path))
+        if not match or os.path.islink(path):  # which may lead out of the run
             continue
-        if aside == ".lacking":
-            tally.know(cell["model"], abbr, _read(path) or {})
-        if aside not in ("", ".journal"):
-            continue
-        if path == f"{source}.json" and _lacks_answers(job, cell, abbr, path, tally):
-            continue
-        new = f"{target}{stem[len(name) :]}.json{aside}"
-        new = os.path.join(os.path.dirname(new), "tmp_" * begun + os.path.basename(new))
-        os.makedirs(os.path.dirname(new), exist_ok=True)
+        begun, number, kind, _ = match.groups(default="")
+        if kind == ".json.lacking":
+            if job["arguments"].get("mode") != "eval":
+                tally.know(cell["model"], abbr, _read(path) or {})
+                continue
+            kind = ".json"  # all that there is to score
+        elif kind == ".json" and not begun + number:
+            if _lacks_answers(job, cell, abbr, path, tally):
+                continue
+        new = os.path.join(target, f"{begun}{own}{number}{kind}")
+        os.makedirs(target, exist_ok=True)
         if not os.path.exists(new):
             shutil.copyfile(path, f"{new}.copy")
             os.replace(f"{new}.copy", new)

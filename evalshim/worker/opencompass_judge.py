@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from types import SimpleNamespace
 
-from . import channel, transport
+from . import channel, environment, transport
 from .grading import JudgeError
 
 # Evaluators that take a judge of the environment where their configuration names none.
@@ -253,12 +253,5 @@ def variables(judge):
     given = dict(judge["variables"]) if judge else {}
     if judge and (key := os.environ.get(judge["key_env"])):
         given["OC_JUDGE_API_KEY"] = key
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
+    with environment.variables(given):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

@@ -175,6 +175,22 @@ def test_a_sample_that_is_answered_at_last_is_graded_anew(setting: Setting) -> N
     assert again and all("number 3?" in text for text in again)
 
 
+def test_what_is_graded_as_missing_meanwhile_is_graded_anew(setting: Setting) -> None:
+    """A process that only scores knows of no sample that it asked in vain."""
+    setting.model.says = WORDY
+    setting.model.broken = {3}
+    assert setting.run(choices(setting.folder / "one.tsv")).returncode == 1
+    setting.go_on("--set", "mode=eval", code=1)
+    setting.model.broken = set()
+    setting.judge.about_samples()
+
+    after = primary(setting.go_on("--set", "mode=all"))["one"]
+
+    assert (after["n_failed"], after["score"]) == (0, 1.0)
+    again = setting.judge.about_samples()
+    assert again and all("number 3?" in text for text in again)
+
+
 @pytest.mark.parametrize("kind", ["choices", "said", "opencompass", "opencompass-reused"])
 def test_what_the_judge_left_ungraded_is_graded(
     setting: Setting, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -447,7 +463,7 @@ def test_two_configurations_of_one_set_never_get_one_anothers_answers(
 
     def answer(messages: list[dict[str, Any]]) -> str:
         text = json.dumps(messages)
-        kind = "zero" if "boxed" in text else "few"
+        kind = "third" if "Please put" in text else "zero" if "boxed" in text else "few"
         asked[kind] += 1
         if broken[0] and kind == "zero" and "5 plus 2" in text:
             raise ConnectionAbortedError("not now")
@@ -475,17 +491,17 @@ def test_two_configurations_of_one_set_never_get_one_anothers_answers(
         assert set(of("zero")) == {"this is zero"}
 
         # A new one of the set, now the first, is asked too; to reuse the run mixes none.
-        other = {"name": "third", "dataset": "opencompass:gsm8k_0shot_v2_gen_17d799"}
+        other = {"name": "third", "dataset": "opencompass:gsm8k_0shot_nocot_gen_6cbf22"}
         config["datasets"] = [other, zero, few]
         path.write_text(json.dumps(config))
         asked.clear()
         third = shim("run", path, "--resume", "--no-preflight", cwd=tmp_path)
         assert third.returncode == 0, third.stderr
-        assert asked == {"zero": 4}
-        assert set(of("third")) == set(of("zero")) == {"this is zero"}
+        assert asked == {"third": 4}
+        assert (set(of("third")), set(of("zero"))) == ({"this is third"}, {"this is zero"})
         asked.clear()
         reusing = shim("run", path, "--reuse", "--no-preflight", cwd=tmp_path)
         assert reusing.returncode == 0, reusing.stderr
         assert not asked
-        assert set(of("few")) == {"this is few"}
-        assert set(of("third")) == set(of("zero")) == {"this is zero"}
+        for name in ("few", "zero", "third"):
+            assert set(of(name)) == {f"this is {name}"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.worker_package import AS_WORKER
 
 from .conftest import rows
 from .faulty import Faulty
@@ -97,3 +100,41 @@ def test_a_sample_without_an_answer_is_not_ungraded_as_well(
         ruled = state == "good" or kind in ("mcq", "yn")
         assert row["n_judge_failed"] == (0 if ruled else N - len(FAILING))
         assert row["status"] == ("scored" if ruled else "failed")
+
+
+# A set that asks in a loop of its own, as those of videos do: about sample 0 nonsense is said,
+# about 1 nothing, about 2 what it is; 3 has no answer.
+_GUESSES = """
+from types import SimpleNamespace
+from evalshim_worker import fan_out, judging
+from evalshim_worker.grading import Grading
+from vlmeval.dataset.utils import multiple_choice
+judging._notice_guesses()
+lost = "Failed to obtain answer via API."
+def generate(message, **kwargs):
+    said = ["The weather is fine", lost, "A", "The weather is fine"]
+    return said[int(message.split("number ")[1][0])]
+judge = SimpleNamespace(
+    model="j", fail_msg=lost, default_kwargs={}, generate=generate,
+    generate_inner=lambda *args, **kwargs: (0, "hello", None),
+)
+given = {"model": "j", "at": "there", "fallback": "error", "variables": {}, "transport": None}
+grading = judging._grading = Grading(given)
+judging._watch(grading, judge)
+for k in range(4):
+    said = lost if k == 3 else "It is surely one of them"
+    item = {"index": k, "question": f"What is number {k}?", "A": "cat", "B": "dog",
+            "prediction": said, "answer": "A"}
+    multiple_choice.extract_answer_from_item(judge, item)
+assert fan_out.current() is None
+print(sorted(grading.ungraded))
+"""
+
+
+def test_a_sample_that_upstream_guesses_is_ungraded_once(environments: dict[str, Path]) -> None:
+    done = subprocess.run(
+        [environments["vlmeval"], "-c", AS_WORKER + _GUESSES], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['0', '1']"
