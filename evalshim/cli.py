@@ -14,23 +14,11 @@ import click
 
 import evalshim
 from evalshim import cli_housekeeping, registry
-from evalshim.cli_housekeeping import size
+from evalshim.cli_housekeeping import RUN, size
 from evalshim.errors import EvalshimError
 
 BACKEND = click.Choice(registry.BACKENDS)
 FORM = click.Choice(["table", "csv", "json", "md"])
-
-
-class _RunPath(click.Path):
-    """A run's directory, or the id of one in `outputs`."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        from evalshim import housekeeping
-
-        return housekeeping.place_of(str(value), Path("outputs"))
-
-
-RUN = _RunPath()
 
 
 class _Group(click.Group):

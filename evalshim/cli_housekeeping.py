@@ -16,6 +16,17 @@ from evalshim.errors import ConfigError, harmless
 if TYPE_CHECKING:
     from evalshim.housekeeping import Run
 
+
+class _RunPath(click.Path):
+    """A run's directory, or the id of one in `outputs`."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        from evalshim import housekeeping
+
+        return housekeeping.place_of(str(value), Path("outputs"))
+
+
+RUN = _RunPath()
 _WORK_DIR = click.option(
     "--work-dir", type=click.Path(path_type=Path), default="outputs", metavar="DIR",
     help="Where runs are written.  [default: outputs]",

@@ -103,7 +103,7 @@ def test_a_sample_without_an_answer_is_not_ungraded_as_well(
 
 
 # A set that asks in a loop of its own, as those of videos do: about sample 0 nonsense is said,
-# about 1 nothing, about 2 what it is; 3 has no answer.
+# about 1 nothing, about 2 what it is; 3 has no answer, 4 no options (VideoMME).
 _GUESSES = """
 from types import SimpleNamespace
 from evalshim_worker import fan_out, judging
@@ -112,7 +112,7 @@ from vlmeval.dataset.utils import multiple_choice
 judging._notice_guesses()
 lost = "Failed to obtain answer via API."
 def generate(message, **kwargs):
-    said = ["The weather is fine", lost, "A", "The weather is fine"]
+    said = ["The weather is fine", lost, "A", "The weather is fine", "A"]
     return said[int(message.split("number ")[1][0])]
 judge = SimpleNamespace(
     model="j", fail_msg=lost, default_kwargs={}, generate=generate,
@@ -121,10 +121,12 @@ judge = SimpleNamespace(
 given = {"model": "j", "at": "there", "fallback": "error", "variables": {}, "transport": None}
 grading = judging._grading = Grading(given)
 judging._watch(grading, judge)
-for k in range(4):
+for k in range(5):
     said = lost if k == 3 else "It is surely one of them"
     item = {"index": k, "question": f"What is number {k}?", "A": "cat", "B": "dog",
             "prediction": said, "answer": "A"}
+    if k == 4:
+        del item["A"], item["B"]
     multiple_choice.extract_answer_from_item(judge, item)
 assert fan_out.current() is None
 print(sorted(grading.ungraded))
