@@ -257,14 +257,15 @@ def _notice_guesses():
     of it the option alone, or a right one of a circular set, has no mark of that."""
     from vlmeval.dataset.utils import multiple_choice
 
-    upstream, build_choices = multiple_choice.extract_answer_from_item, multiple_choice.build_choices
+    upstream = multiple_choice.extract_answer_from_item
+    options = multiple_choice.build_choices
 
     @functools.wraps(upstream)
     def extract_answer_from_item(model, item, *args, **kwargs):
         with fan_out.working_on(str(item.get("index"))):
             found = upstream(model, item, *args, **kwargs)
             # Without options (VideoMME hands over none) no verdict could be read.
-            gradable = eval_files.FAIL_MSG not in str(item["prediction"]) and build_choices(item)
+            gradable = eval_files.FAIL_MSG not in str(item["prediction"]) and options(item)
             if _grading is not None and gradable and grades.UNREAD[0] in str(found["log"]):
                 sample = eval_files.named(fan_out.current())
                 _grading.lacking(sample)
