@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evalshim.adapters import custom_data, placing
-from evalshim.adapters.custom_data import FORMATS, Report
+from evalshim.adapters.custom_data import FORMATS
+from evalshim.adapters.custom_rows import Report
 from evalshim.errors import ConfigError, did_you_mean
 
 SUFFIXES = {suffix for suffixes in custom_data.SUFFIXES.values() for suffix in suffixes}

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from evalshim.adapters import custom_data, general
+from evalshim.adapters import custom_rows, general
 
 from .conftest import as_base64, picture
 
@@ -27,7 +27,7 @@ class _Asked:
         self.folder = folder
         self.said: list[str] = []
         self.noted: list[str] = []
-        self.find = custom_data.finder(folder / "data.jsonl")
+        self.find = custom_rows.finder(folder / "data.jsonl")
 
     def say(
         self, what: str, why: str = "", cure: str = "", column: str = "", fatal: bool = True

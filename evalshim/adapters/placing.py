@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from evalshim.adapters import general, tables
-from evalshim.adapters.custom_data import (
-    FACTS,
-    SHORTEST_PICTURE,
-    Report,
-    beside,
-    check,
-    finder,
-    names_in,
-    recognise,
-)
+from evalshim.adapters.custom_data import check, recognise
+from evalshim.adapters.custom_rows import SHORTEST_PICTURE, Report, beside, finder, names_in
 from evalshim.adapters.tables import Row
 from evalshim.errors import ConfigError
+
+# What a TSV of upstream's may have beside the question.
+_FACTS = ("category", "l2-category", "split", "hint")
 
 
 def place(path: Path, format: str | None, destination: Path) -> bool:
@@ -121,11 +116,11 @@ def _extent(path: Path, format: str) -> tuple[list[str], int, bool]:
     facts: set[str] = set()
     most, answered = 0, False
     for row in tables.rows(path, []):
-        facts |= {fact for fact in FACTS if row.cells.get(fact) not in (None, "")}
+        facts |= {fact for fact in _FACTS if row.cells.get(fact) not in (None, "")}
         answered = answered or row.cells.get("answer") not in (None, "", [])
         if format == "general_vmcq":
             most = max(most, len(general.options(row.cells, _quiet)))
-    return [fact for fact in FACTS if fact in facts], most, answered
+    return [fact for fact in _FACTS if fact in facts], most, answered
 
 
 def _convert_text(path: Path, destination: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from evalshim import digests, plugin_files, registry
 from evalshim.adapters import (
     custom_data,
+    custom_rows,
     judge_env,
     placing,
     predictions,
@@ -57,7 +58,7 @@ def check(cells: Sequence[Cell], spec: RunSpec) -> set[str]:
     return pictures
 
 
-def _check_answered(dataset: DatasetSpec, report: custom_data.Report) -> None:
+def _check_answered(dataset: DatasetSpec, report: custom_rows.Report) -> None:
     if 0 < report.answered < report.rows:
         raise ConfigError(
             f"{dataset.name}: {report.rows - report.answered} of {report.rows} rows have no answer",
