@@ -17,10 +17,11 @@ SHARED = {"spec", "errors"}
 ALLOWED = {
     "__init__": {"runs", "registry", "results", "plans"},
     "cli": {
-        "adapters", "cli_housekeeping", "data_files", "demo", "diagnosis", "envs", "errors",
+        "cli_housekeeping", "cli_listing", "data_files", "demo", "diagnosis", "envs", "errors",
         "evalscope_task", "flags", "plans", "registry", "results", "runs", "compare",
         "comparison_text", "readiness", "",
     },
+    "cli_listing": {"adapters", "envs", "registry"},
     "cli_housekeeping": {"envs", "errors", "housekeeping", "registry", "results", "run_logs"},
     "housekeeping": {"envs", "locks", "results", *SHARED},
     "run_logs": {"housekeeping", "locks", "errors"},

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from evalshim.demo.endpoint import Endpoint
+from evalshim.worker import eval_files
+from tests.worker_package import AS_WORKER
 
 from .conftest import rows, shim
 from .own_data import tsv
@@ -157,3 +159,36 @@ def test_the_samples_of_a_set_of_sets_have_their_own_grades(both: Both, dataset:
     for name, row in wholes.items():
         correct = [s["correct"] for s in both.samples(dataset) if s["subset"] == name]
         assert (row["n"], row["value"]) == (N, sum(correct) / N)
+
+
+# Sets whose methods speak of .xlsx, and take predictions in any format all the same: it is what
+# they write (Asclepius, MMOral_OPG_OPEN, MMReason, WorldVQA), or they try both (MMHELIX).
+ANY_FORMAT = {"Asclepius", "MMHELIX", "MMOral_OPG_OPEN", "MMReason", "WorldVQA"}
+SPEAK = """
+import inspect
+import vlmeval.dataset as upstream
+from evalshim_worker import eval_files
+classes = {name: c for name, c in vars(upstream).items() if inspect.isclass(c)}
+found = set()
+for name, cls in classes.items():
+    owner = next((c for c in cls.__mro__ if "evaluate" in vars(c)), None)
+    methods = [getattr(m, "__func__", m) for m in vars(owner).values()] if owner else []
+    for code in [m.__code__ for m in methods if inspect.isfunction(m)]:
+        named = {*code.co_varnames, *code.co_names}
+        if ".xlsx" in code.co_consts or {"xlsx2json", "read_excel"} & named:
+            found.add(name)
+print(json.dumps([sorted(found), sorted(set(eval_files._SPREADSHEETS) - set(classes))]))
+"""
+
+
+def test_every_set_that_takes_spreadsheets_alone_is_known(environments: dict[str, Path]) -> None:
+    done = subprocess.run(
+        [environments["vlmeval"], "-c", AS_WORKER + SPEAK], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    speak, unknown = json.loads(done.stdout.splitlines()[-1])
+
+    assert unknown == []
+    spreadsheets: Any = eval_files._SPREADSHEETS  # the worker has no types
+    assert set(speak) - ANY_FORMAT <= set(spreadsheets)
+    assert set(speak) >= ANY_FORMAT | {"TreeBench", "VCRBench", "GSM8KVDataset"}
