@@ -85,13 +85,13 @@ def _vlmeval():
     from vlmeval.config import supported_VLM
     from vlmeval.dataset.video_dataset_config import supported_video_datasets
 
-    from . import run_vlmeval
+    from . import run_py
 
     datasets = {}
     for cls in vlmeval.dataset.DATASET_CLASSES:
         for name in cls.supported_datasets():
             datasets.setdefault(name, _dataset(cls, name))
-    arguments = _arguments(parser_of(run_vlmeval.load_runner().parse_args))
+    arguments = _arguments(parser_of(run_py.load().parse_args))
     try:
         from vlmeval.utils.arguments import Arguments
     except ImportError:  # a checkout of open-compass/VLMEvalKit

@@ -28,7 +28,6 @@ Written for ms-vlmeval 0.0.20 and open-compass/VLMEvalKit of August 2026.
 """
 
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -43,7 +42,6 @@ from . import (
     channel,
     custom_data,
     environment,
-    eval_files,
     fan_out,
     forks,
     health,
@@ -54,8 +52,8 @@ from . import (
     phases,
     pickles,
     plugins,
-    predictions,
     ranks,
+    run_py,
     shared_data,
     torchvision_ops,
     transport,
@@ -77,7 +75,7 @@ def run(job):
     served = all(cell["model"].get("api_base") for cell in job["cells"]) and not job["plugins"]
     runner = import_upstream(served)
     if job.get("verify_data") == "off":
-        _accept_local_files()
+        run_py.accept_local_files()
     together = job.get("gpus", 1) > 1 and not job.get("count")
     if together:
         ranks.join()
@@ -127,7 +125,7 @@ def import_upstream(served):
     """Upstream's run.py, with what no endpoint needs put off where all models are `served`."""
     torchvision_ops.install()
     with judging.without_stray_env(), transport.certificates_checked():
-        return api_imports.load("vlmeval", load_runner) if served else load_runner()
+        return api_imports.load("vlmeval", run_py.load) if served else run_py.load()
 
 
 def speed_up():
@@ -161,32 +159,14 @@ def _attempt(runner, rank, cell, known):
     return None
 
 
-def load_runner():
-    """Upstream's run.py: inside the package (ms-vlmeval), or at the root of a checkout."""
-    if importlib.util.find_spec("vlmeval.run"):
-        import vlmeval.run
-
-        return vlmeval.run
-    import vlmeval
-
-    path = Path(vlmeval.__file__).parents[1] / "run.py"
-    if not path.exists():
-        raise ImportError(f"this vlmeval has neither vlmeval/run.py nor {path}")
-    spec = importlib.util.spec_from_file_location("vlmeval_run", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["vlmeval_run"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def _count(runner, cell):
     """Report what a cell would ask, with the dataset built as for a run."""
     with environment.variables({"LMUData": cell["lmudata"]} if cell["lmudata"] else {}):
-        dataset = _build_dataset(
+        dataset = run_py.dataset_of(
             runner.build_dataset, runner, cell, models.Watch(cell), (cell["dataset"],),
             dict(cell["namespace"]),
         )  # fmt: skip
-    dataset.data = taken(dataset.data, cell["limit"])
+    dataset.data = run_py.taken(dataset.data, cell["limit"])
     requests = len(dataset)
     if getattr(dataset, "TYPE", "") == "MT":
         prompts = [dataset.build_prompt(line) for _, line in dataset.data.iterrows()]
@@ -203,10 +183,7 @@ def _run_cell(runner, cell, known):
         )
     watch = models.Watch(cell)
     runner.supported_VLM[cell["label"]] = functools.partial(models.build, cell, known, watch)
-    runner.build_dataset = _prepared(_upstream(runner, "build_dataset"), runner, cell, watch)
-    for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
-        setattr(runner, name, _timed(_upstream(runner, name)))
-    runner.upsert_dataset_status = _observed(_upstream(runner, "upsert_dataset_status"), watch)
+    run_py.wrap(runner, cell, watch)
     errors = _ErrorLog()
     logging.getLogger("vlmeval").addHandler(errors)
     sys.argv = ["run.py"]
@@ -307,116 +284,6 @@ def _report(cell, watch, errors):
         answered=cell["answered"],
         spans=phases.spans(),
     )
-
-
-# Patches of upstream: each wraps a function that run.py imported, anew for each cell.
-
-
-def _upstream(runner, name):
-    """The function `name` as run.py came with it."""
-    function = getattr(runner, name)
-    return getattr(function, "upstream", function)
-
-
-def _timed(infer):
-    def timed(*args, **kwargs):
-        with phases.within("inference"):
-            return infer(*args, **kwargs)
-
-    timed.upstream = infer
-    return timed
-
-
-def _prepared(build_dataset, runner, cell, watch):
-    """The dataset as a cell asks for it: its arguments, its judge, and what `limit` takes.
-
-    A fraction or a slice too, and in a checkout, whose run.py has no --limit, at all.
-    0.0.20 does the same with a count, in infer_data_job.
-    """
-
-    def prepared(*args, **kwargs):
-        with phases.within("plan"):
-            dataset = _build_dataset(build_dataset, runner, cell, watch, args, kwargs)
-        if dataset is not None:
-            whole = len(dataset.data)
-            dataset.data = taken(dataset.data, cell["limit"])
-            if not len(dataset.data):
-                raise ValueError(f"limit {cell['limit']} takes none of {whole} samples")
-            watch.dataset, watch.total = dataset, len(dataset)
-            if cell["predictions"]:
-                predictions.place(cell, dataset, watch.files["prediction"])
-            dataset.evaluate = judging.judged(eval_files.taken(dataset), watch, cell)
-            channel.progress(cell["id"], 0, watch.total)
-        return dataset
-
-    prepared.upstream = build_dataset
-    return prepared
-
-
-def _build_dataset(build_dataset, runner, cell, watch, args, kwargs):
-    """Upstream's way for what it is: `--config` for a class with arguments and for a video
-    setting, which build_dataset (0.0.20) gives arguments that it does not take."""
-    from vlmeval.dataset.video_dataset_config import supported_video_datasets
-
-    name = cell["dataset"]
-    if cell["dataset_config"] or name in supported_video_datasets:
-        dataset = runner.build_dataset_from_config({name: cell["dataset_config"] or {}}, name)
-        if cell["scorer"]:
-            custom_data.score_by(dataset, cell["scorer"])
-        return dataset
-    if cell["format"]:
-        return custom_data.build(cell, watch, lambda: build_dataset(*args, **kwargs))
-    return build_dataset(*args, **kwargs)
-
-
-class _Same(str):
-    """An MD5 that equals any other."""
-
-    __hash__ = str.__hash__
-
-    def __eq__(self, other):
-        return True
-
-    def __ne__(self, other):
-        return False
-
-
-def _accept_local_files():
-    """Take a dataset's file as it is: upstream (0.0.20) downloads over one with another MD5.
-
-    Each module of upstream's holds the function under its own name."""
-    same = _Same("local")
-    for name, module in list(sys.modules.items()):
-        if name.startswith("vlmeval.dataset") and "md5" in vars(module):
-            module.md5 = lambda path: same
-
-
-def _observed(upsert_dataset_status, watch):
-    """Learn where upstream writes, and how it ended: run_local_mode returns nothing and
-    swallows what a dataset raises (0.0.20)."""
-
-    def observed(*args, **kwargs):
-        watch.judge_model = kwargs.get("judge_model") or watch.judge_model
-        for key in ("skip_reason", "error_message"):
-            if kwargs.get(key) is not None:  # an assertion without words has an empty message
-                watch.status[key] = kwargs[key]
-        if kwargs.get("prediction_file"):
-            watch.files["prediction"] = os.path.abspath(kwargs["prediction_file"])
-        watch.files["status"] = os.path.abspath(os.path.join(kwargs["run_dir"], "status.json"))
-        return upsert_dataset_status(*args, **kwargs)
-
-    observed.upstream = upsert_dataset_status
-    return observed
-
-
-def taken(data, limit):
-    """The rows of a DataFrame that `limit` asks for: a count, a fraction, or `[start:stop]`."""
-    if limit is None:
-        return data
-    if isinstance(limit, str):
-        start, stop = re.fullmatch(r"\[(\d*):(\d*)\]", limit).groups()
-        return data.iloc[int(start or 0) : int(stop) if stop else None]
-    return data.iloc[: limit if isinstance(limit, int) else max(1, int(len(data) * limit))]
 
 
 class _ErrorLog(logging.Handler):
